@@ -1,0 +1,21 @@
+"""The classification toolbox for retrieval networks, as parts for pytorch-metric-learning, timm and captum.
+
+Each subpackage is imported when it is first used, and takes with it only the hosts that it needs.
+"""
+
+import importlib
+from types import ModuleType
+
+__version__ = "0.1.0"
+
+__all__: list[str] = []
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in __all__:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
