@@ -1,0 +1,29 @@
+"""Deep copies of a model with other tensors in place of its own, which are never copied."""
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+
+def held_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield every tensor that a module holds, once, with its name: parameters, buffers, then plain attributes."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+    seen = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    for prefix, module in model.named_modules():
+        for name, value in vars(module).items():
+            if name in {"_parameters", "_buffers", "_modules"}:
+                continue
+            for tensor in tree_leaves(value):
+                if isinstance(tensor, Tensor) and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    yield ".".join(filter(None, [prefix, name])), tensor
+
+
+def copy_with(model: nn.Module, replacement: Callable[[str, Tensor], Tensor]) -> Any:
+    """Return a deep copy of a model in which ``replacement(name, tensor)`` stands for every tensor that it holds."""
+    memo: dict[int, Any] = {id(tensor): replacement(name, tensor) for name, tensor in held_tensors(model)}
+    return copy.deepcopy(model, memo)

@@ -1,0 +1,49 @@
+"""Cut a slim model: a deep copy of the same class with sliced tensors and corrected integers."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pml_extensions.evolution.widths.analysis import Widths
+from pml_extensions.evolution.widths.copies import copy_with
+from pml_extensions.evolution.widths.nn_attributes import derived_integers
+from pml_extensions.evolution.widths.watching import with_integers
+
+
+def cut(model: nn.Module, widths: Widths) -> Any:
+    """Return the slim copy of ``model``; the model is not touched and no tensor is shared."""
+
+    def slim_tensor(name: str, tensor: Tensor) -> Tensor:
+        piece = _cut_tensor(tensor, widths, name)
+        if isinstance(tensor, nn.Parameter):
+            return nn.Parameter(piece, requires_grad=tensor.requires_grad)
+        return piece
+
+    slim = copy_with(model, slim_tensor)
+    modules = dict(slim.named_modules())
+    for (path, name), places in widths.changes().items():
+        module = modules[path]
+        module.__dict__[name] = with_integers(module.__dict__[name], places)
+    for module in modules.values():
+        vars(module).update(derived_integers(module))
+    _set_default_scales(modules, widths)
+    return slim
+
+
+def _cut_tensor(tensor: Tensor, widths: Widths, name: str) -> Tensor:
+    piece = tensor.detach()
+    for dimension, index in enumerate(widths.kept(name) or ()):
+        if len(index) < piece.shape[dimension]:
+            piece = piece.index_select(dimension, torch.from_numpy(index).to(piece.device))
+    return piece.clone() if piece.data_ptr() == tensor.data_ptr() else piece
+
+
+def _set_default_scales(modules: dict[str, nn.Module], widths: Widths) -> None:
+    """Where attention leaves its scale to torch (one over the root of head_dim), let the module's own copy agree."""
+    for path, axis in widths.watched.trace.default_scales:
+        dense, slim = math.prod(f.size for f in axis), widths.slim_size(axis)
+        for name, value in list(vars(modules[path]).items()):
+            if isinstance(value, float) and value == dense**-0.5:
+                vars(modules[path])[name] = slim**-0.5

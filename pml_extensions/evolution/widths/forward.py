@@ -1,0 +1,95 @@
+"""Run a copy of the model once, on stand-ins, with its axes and integers watched."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pml_extensions.evolution.widths.axes import Axis
+from pml_extensions.evolution.widths.copies import copy_with, held_tensors
+
+from pml_extensions.evolution.widths.locations import TracingError
+from pml_extensions.evolution.widths.stand_ins import ShapesOnly, stand_in_parameter, tensors_in
+from pml_extensions.evolution.widths.tracing import Trace
+from pml_extensions.evolution.widths.watching import WatchIntegers, trace_attributes
+
+
+@dataclass
+class Watched:
+    """A traced copy of a model: the trace, and the axes of every tensor that the model holds and its forward used."""
+
+    trace: Trace
+    axes: dict[str, list[Axis]]
+    model: nn.Module
+    outputs: dict[str, list[list[Axis]]]
+
+
+def weightless(model: nn.Module) -> Any:
+    """Return a deep copy of a model with stand-ins for its parameters, on the CPU, in eval mode."""
+
+    def replacement(name: str, tensor: Tensor) -> Tensor:
+        if isinstance(tensor, nn.Parameter):
+            return stand_in_parameter(tensor)
+        return tensor.detach().cpu().clone()
+
+    lean = copy_with(model, replacement).eval()
+    for module in lean.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key in [k for k, hook in hooks.items() if not type(hook).__module__.startswith("torch.")]:
+                del hooks[key]
+    return lean
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Leave the random state alone, and keep autocast, gradients and fused CPU kernels out of the way."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        stack.enter_context(torch.inference_mode(mode=False))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.autocast("cpu", enabled=False))
+        stack.callback(setattr, torch.backends.mkldnn, "enabled", torch.backends.mkldnn.enabled)
+        torch.backends.mkldnn.enabled = False
+        yield
+
+
+def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Watched:
+    """Trace one forward pass of a copy of ``model``."""
+    lean = weightless(model)
+    named = dict(held_tensors(lean))
+    parameters = list(lean.parameters())
+    trace = Trace([*inputs, *parameters], parameters)
+    trace_attributes(lean, trace.equations)
+    for name, module in lean.named_modules():
+        module.register_forward_pre_hook(lambda *_, name=name: trace.enter(name))
+        module.register_forward_hook(lambda *_: trace.leave())
+    for tensor in tensors_in(inputs):
+        trace.freeze(tensor, "an input of the network")
+    outputs = {}
+    with undisturbed(), trace, WatchIntegers(trace):
+        out = run_watched(trace, lean, inputs)
+    for tensor in tensors_in(out):
+        trace.freeze(tensor, "an output of the network")
+    axes = {name: trace.axes(tensor) for name, tensor in named.items() if trace.seen(tensor)}
+    return Watched(trace, axes, lean, outputs)
+
+
+def run_watched(trace: Trace, model: nn.Module, inputs: tuple[Any, ...]) -> Any:
+    """Run the model; an error of its own becomes one that names the operation and the submodule."""
+    try:
+        return model(*inputs)
+    except Exception as error:
+        module = trace.modules[-1] if trace.modules else ""
+        raise TracingError(
+            f"the forward pass could not be traced in submodule {module!r}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def shapes_of_output(model: nn.Module, inputs: tuple[Any, ...]) -> list[torch.Size]:
+    """Return the shapes of what ``model`` returns for ``inputs``, without computing values."""
+    lean = weightless(model)
+    with undisturbed(), ShapesOnly([*tensors_in(inputs), *lean.parameters()]):
+        return [tensor.shape for tensor in tensors_in(lean(*inputs))]
