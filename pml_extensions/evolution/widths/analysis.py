@@ -14,6 +14,7 @@ from pml_extensions.evolution.widths.integers import Attribute
 from pml_extensions.evolution.widths.locations import TracingError
 from pml_extensions.evolution.widths.solver import solve
 from pml_extensions.evolution.widths.system import conditions_of
+from pml_extensions.evolution.widths.tracing import Trace
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def analyse(model: nn.Module, inputs: tuple[Any, ...], rate: float, multiple: in
     """
     watched = watch(model, inputs)
     trace = watched.trace
-    targets = wanted_sizes([axis for axis, _ in trace.weight_axes], rate, multiple)
+    targets = wanted_sizes(trace, rate, multiple)
     solution = solve(conditions_of(trace.equations, targets.keys()), targets)
     for leaf, reason in solution.frozen.items():
         leaf.frozen = reason
@@ -76,29 +77,57 @@ def analyse(model: nn.Module, inputs: tuple[Any, ...], rate: float, multiple: in
     return Widths(watched, solution.sizes, solution.attributes, _whole(trace.weight_axes, solution.sizes))
 
 
-def wanted_sizes(axes: Iterable[Axis], rate: float, multiple: int) -> dict[Leaf, int]:
-    """Choose one leaf of every product to shrink, the innermost that can, and return the wanted sizes."""
+def wanted_sizes(trace: Trace, rate: float, multiple: int) -> dict[Leaf, int]:
+    """Choose the leaves to shrink and return the wanted sizes.
+
+    Of a product the innermost factor that can shrink is chosen (head_dim, channels of a group) and the others (heads,
+    groups) stay whole everywhere. The channels of a kernel that the network computes are widths each of their own,
+    though a parameter holds their product.
+    """
+    axes = [resolve(axis) for axis, _ in trace.weight_axes]
+    made = {leaf for known in trace.made_kernels for leaf in leaves((known,))}
     chosen: dict[Leaf, int] = {}
+    counts = {leaf for mixed, other in trace.mixtures if len(made.intersection(leaves(other))) > 1 for leaf in leaves(mixed)}
+    for product in (p for axis in axes for p in _products(axis)):
+        if len(product) > 1 and len(made.intersection(leaves(product))) < 2:
+            _choose_factor(product, rate, multiple, chosen, counts)
     for axis in axes:
-        _choose(resolve(axis), 1, rate, multiple, chosen)
+        _choose(axis, rate, multiple, chosen, counts)
     return {leaf: n for leaf, n in chosen.items() if n < leaf.size}
 
 
-def _choose(axis: Axis, outer: int, rate: float, multiple: int, chosen: dict[Leaf, int]) -> None:
-    if len(axis) > 1 and any(leaf in chosen for leaf in leaves(axis)):
-        return
-    for factor in reversed(axis):
-        rest = outer * size(axis) // factor.size
-        if isinstance(factor, Cat):
-            if not all(leaf.frozen or not leaf.produced for leaf in leaves((factor,))):
-                for part in factor.parts:
-                    _choose(part, rest, rate, multiple, chosen)
-                return
-        elif factor in chosen:
-            return
-        elif not factor.frozen and factor.produced:
-            chosen[factor] = rounded(factor.size, rate, multiple // math.gcd(multiple, rest))
-            return
+def _products(axis: Axis) -> list[Axis]:
+    """Return the products of an axis: itself, or those of the parts of a concatenation."""
+    if len(axis) == 1 and isinstance(axis[0], Cat):
+        return [inner for part in axis[0].parts for inner in _products(part)]
+    return [axis]
+
+
+def _choose_factor(product: Axis, rate: float, multiple: int, chosen: dict[Leaf, int], counts: set[Leaf]) -> None:
+    """Choose the innermost factor of a product that can shrink; the others count heads, groups or the like."""
+    able = [f for f in reversed(product) if any(_can_shrink(leaf, counts) for leaf in leaves((f,)))]
+    factor = next((f for f in able if any(leaf in chosen for leaf in leaves((f,)))), able[0] if able else None)
+    for other in product:
+        if other is factor:
+            _choose((other,), rate, multiple // math.gcd(multiple, size(product) // other.size), chosen, counts)
+        else:
+            counts.update(leaf for leaf in leaves((other,)) if leaf not in chosen)
+
+
+def _choose(axis: Axis, rate: float, step: int, chosen: dict[Leaf, int], counts: set[Leaf]) -> None:
+    for product in _products(axis):
+        if len(product) == 1 and isinstance(product[0], Leaf):
+            leaf = product[0]
+            if leaf not in chosen and _can_shrink(leaf, counts):
+                chosen[leaf] = rounded(leaf.size, rate, step)
+        elif len(product) > 1:
+            _choose_factor(product, rate, step, chosen, counts) if not any(
+                leaf in chosen for leaf in leaves(product)
+            ) else None
+
+
+def _can_shrink(leaf: Leaf, counts: set[Leaf]) -> bool:
+    return leaf.frozen is None and leaf.produced and leaf not in counts
 
 
 def rounded(length: int, rate: float, step: int) -> int:
@@ -110,18 +139,12 @@ def rounded(length: int, rate: float, step: int) -> int:
 def _whole(axes: Iterable[tuple[Axis, str]], sizes: Mapping[Leaf, int]) -> list[Whole]:
     found: dict[tuple[Any, ...], Whole] = {}
     for axis, where in axes:
-        for part in _parts(resolve(axis)):
+        for part in _products(resolve(axis)):
             if slim_size(part, sizes) == size(part) > 1:
                 reason = _reason(part)
                 if reason is not None:
                     found.setdefault(part, Whole(size(part), reason, where))
     return list(found.values())
-
-
-def _parts(axis: Axis) -> list[Axis]:
-    if len(axis) == 1 and isinstance(axis[0], Cat):
-        return [inner for part in axis[0].parts for inner in _parts(part)]
-    return [axis]
 
 
 def _reason(axis: Axis) -> Reason | None:

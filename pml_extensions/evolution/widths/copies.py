@@ -13,9 +13,10 @@ def held_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_parameters()
     yield from model.named_buffers()
     seen = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    plain = (int, float, str, bool, type(None), type)
     for prefix, module in model.named_modules():
         for name, value in vars(module).items():
-            if name in {"_parameters", "_buffers", "_modules"}:
+            if name in {"_parameters", "_buffers", "_modules"} or isinstance(value, plain):
                 continue
             for tensor in tree_leaves(value):
                 if isinstance(tensor, Tensor) and id(tensor) not in seen:

@@ -1,11 +1,13 @@
 """Where in the model's code something happened, and the error that says so."""
 
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 _NOT_THE_MODEL = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]))
+_ENTRY = str(Path(__file__).with_name("forward.py"))
 
 
 class TracingError(RuntimeError):
@@ -13,16 +15,19 @@ class TracingError(RuntimeError):
 
 
 def where() -> str:
-    """Return file and line of the innermost code that is neither torch's nor ours, or an empty string."""
+    """Return file and line of the innermost code of the model, which is neither torch's nor ours, or an empty string."""
     frame = sys._getframe(1)  # noqa: SLF001  # the only way to the line of the model's code
     while frame is not None:
         name = frame.f_code.co_filename
+        if name == _ENTRY:
+            break
         if not name.startswith(_NOT_THE_MODEL) and not name.startswith("<"):
             return f"{_short(name)}:{frame.f_lineno}"
         frame = frame.f_back  # type: ignore[assignment]  # None at the outermost frame
     return ""
 
 
+@lru_cache(maxsize=None)
 def _short(name: str) -> str:
     """Return a path from its package on, as an import would name it."""
     path = Path(name)

@@ -61,9 +61,11 @@ def components(conditions: Iterable[Condition]) -> list[list[Condition]]:
 
 
 def _solve_component(conditions: list[Condition], solution: Solution) -> None:
-    names = sorted({v for c in conditions for v in variables_of(c) if isinstance(v, Leaf)}, key=id)
-    order = {leaf: i for i, leaf in enumerate(solution.sizes)}
-    search = _Search(conditions, {leaf: solution.sizes[leaf] for leaf in sorted(names, key=order.__getitem__)})
+    names = {v for c in conditions for v in variables_of(c)}
+    targets = {leaf: n for leaf, n in solution.sizes.items() if leaf in names}
+    if not targets:  # attributes alone: their dense values satisfy everything
+        return
+    search = _Search(conditions, targets)
     search.run()
     solution.sizes.update(search.sizes)
     solution.attributes.update(search.attributes)
@@ -88,6 +90,8 @@ class _Search:
 
     def run(self) -> None:
         while violated := self.violations(self.sizes):
+            if len(self.frozen) == len(self.sizes):  # everything is dense, and so are the attributes
+                return
             move = self.best_move(violated)
             if move is None:
                 self.freeze_one(violated[0])
@@ -138,7 +142,7 @@ class _Search:
 
     def freeze_one(self, condition: Condition) -> None:
         """Give the leaf of a condition back its dense size that leaves the fewest violations."""
-        free = self.free_leaves([condition])
+        free = self.free_leaves([condition]) or [leaf for leaf in self.sizes if leaf not in self.frozen]
         reason = Reason("its slim size fits no other that the code ties it to", condition.where)
         leaf = min(free, key=lambda candidate: len(self.violations({**self.sizes, candidate: candidate.size})))
         self.frozen[leaf] = reason

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pml_extensions.evolution.widths.locations import TracingError
@@ -39,9 +39,15 @@ def stand_in_parameter(parameter: nn.Parameter, shape: Sequence[int] | None = No
     return nn.Parameter(stand_in(shape, parameter.dtype), requires_grad=parameter.requires_grad)
 
 
-def tensors_in(tree: object) -> list[Tensor]:
+def tensors_in(tree: Any) -> list[Tensor]:
     """Return the tensors of a nest of lists, tuples and dicts."""
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    if isinstance(tree, Tensor):
+        return [tree]
+    if isinstance(tree, Mapping):
+        tree = tree.values()
+    elif not isinstance(tree, (list, tuple)):
+        return []
+    return [tensor for item in tree for tensor in tensors_in(item)]
 
 
 class ShapesOnly(TorchDispatchMode):

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pml_extensions.evolution.widths import value_rules, view_rules  # noqa: F401  # view_rules enters its rules
-from pml_extensions.evolution.widths.axes import Axis, Reason, freeze, leaves, new_axis, size
+from pml_extensions.evolution.widths.axes import Axis, Leaf, Reason, freeze, leaves, new_axis, size
 from pml_extensions.evolution.widths.calls import RULES, Axes, Call
 from pml_extensions.evolution.widths.integers import Equation
 from pml_extensions.evolution.widths.locations import TracingError, where
@@ -26,6 +26,8 @@ class Trace(ShapesOnly):
     Attributes:
         equations: what must hold between the integers of the model's code and the sizes of axes.
         weight_axes: the axes of convolutions and products with a parameter, in order of use, with the line of code.
+        mixtures: for each product with a parameter, the contracted axis and the parameter's other one.
+        made_kernels: leaves of the channels of convolutions whose kernel the network computes.
         default_scales: (module, axis) of each attention whose scale torch derived from the size of that axis.
     """
 
@@ -34,6 +36,8 @@ class Trace(ShapesOnly):
         self.equations: list[Equation] = []
         self.default_scales: list[tuple[str, Axis]] = []
         self.weight_axes: list[tuple[Axis, str]] = []
+        self.mixtures: list[tuple[Axis, Axis]] = []
+        self.made_kernels: set[Leaf] = set()
         self.modules: list[str] = []
         self._axes = WeakTensorKeyDictionary()
         self._weights = WeakTensorKeyDictionary()

@@ -34,7 +34,11 @@ def broadcast(call: Call, operands: list[Tensor], d: int, length: int) -> Axis:
 
 rule(
     aten.masked_fill, aten.masked_fill_, aten.where, aten.copy, aten.copy_, aten.lerp, aten.addcmul, aten.addcdiv,
-    aten.prelu, aten._prelu_kernel, aten.complex, aten.polar, aten.rsub, aten.hardtanh_, aten.relu6, aten.baddbmm_,
+    aten.prelu, aten._prelu_kernel, aten.complex, aten.polar, aten.rsub, aten.hardtanh, aten.hardtanh_, aten.relu6,
+    aten.hardswish, aten.hardswish_, aten.hardsigmoid, aten.hardsigmoid_, aten.mish, aten.mish_, aten.silu, aten.silu_,
+    aten.gelu, aten.gelu_, aten.elu, aten.elu_, aten.celu, aten.celu_, aten.selu, aten.selu_, aten.leaky_relu,
+    aten.leaky_relu_, aten.softplus, aten.log_sigmoid_forward, aten.glu_jvp, aten.relu, aten.relu_, aten.sigmoid,
+    aten.sigmoid_, aten.tanh, aten.tanh_, aten.clamp, aten.clamp_, aten.threshold, aten.threshold_,
 )(elementwise)  # fmt: skip
 
 
@@ -60,6 +64,7 @@ def _product(call: Call, left: str, right: str) -> Axes:
         if call.trace.is_weight(call[operand]):
             mark(call, contracted)
             mark(call, other, produced=True)
+            call.trace.mixtures.append((contracted, other))
     return [*batch, resolve(a[-2]), resolve(b[-1])]
 
 
@@ -111,6 +116,9 @@ def _convolution(call: Call) -> Axes:
     batched = len(axes) == call["weight"].ndim
     channels = axes[1] if batched else axes[0]
     first, second, *kernel = weight
+    if not call.trace.is_weight(call["weight"]):  # a kernel made by the network: both its axes are widths of their own
+        for axis in (first, second):
+            call.trace.made_kernels.update(leaves(axis))
     for axis in kernel:
         call.freeze(axis, "a kernel", by_design=True)
     if call["transposed"]:
