@@ -9,6 +9,9 @@ from pml_extensions.evolution.resetting import (
     ResettingRule,
     ShrinkPerturb,
 )
+from pml_extensions.evolution.splits.last_layer import LastLayer
+from pml_extensions.evolution.splits.later_layers import LaterLayers
+from pml_extensions.evolution.splits.magnitude import Magnitude
 from pml_extensions.evolution.splits.wels import WELS
 from pml_extensions.evolution.summary import Row, Summary
 from pml_extensions.evolution.weights import FoundWeights, find_weights
@@ -20,7 +23,10 @@ __all__ = [
     "KaimingNormal",
     "KaimingUniform",
     "KnowledgeEvolution",
+    "LastLayer",
+    "LaterLayers",
     "LayerDefault",
+    "Magnitude",
     "Owner",
     "ResettingRule",
     "Row",

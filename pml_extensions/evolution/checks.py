@@ -28,7 +28,8 @@ def check_model(model: Any) -> None:
         kind = f"{type(layer).__module__}.{type(layer).__name__}"
         if ".quantized" in kind:
             raise ValueError(
-                f"model must not be quantised, but its layer {name!r} is a {kind}; evolve the floating-point model and quantise it afterwards"
+                f"model must not be quantised, but its layer {name!r} is a {kind}; evolve the floating-point "
+                "model and quantise it afterwards"
             )
 
 
@@ -47,8 +48,8 @@ def check_masks(model: nn.Module, masks: Any) -> dict[str, Tensor]:
             raise TypeError(f"the mask of {name!r} must be a tensor of torch.bool (True = fit-hypothesis), got {got}")
         parameter = parameters[name]
         if mask.shape != parameter.shape:
-            expected, got = tuple(parameter.shape), tuple(mask.shape)
-            raise ValueError(f"the mask of {name!r} must have the parameter's shape {expected}, got {got}")
+            expected, shape = tuple(parameter.shape), tuple(mask.shape)
+            raise ValueError(f"the mask of {name!r} must have the parameter's shape {expected}, got {shape}")
         if not parameter.is_floating_point():
             raise ValueError(f"parameters to split must be floating-point, but {name!r} is {parameter.dtype}")
     return {name: masks[name].detach().to("cpu").contiguous() for name in parameters if name in masks}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pml_extensions.evolution import checkpoint
+from pml_extensions.evolution.bits import difference, write
 from pml_extensions.evolution.checks import check_masks, check_model
 from pml_extensions.evolution.draws import generator_for
 from pml_extensions.evolution.resetting import KaimingNormal, KaimingUniform, Owner, ResettingRule
@@ -144,24 +145,28 @@ class KnowledgeEvolution:
     @torch.no_grad()
     def _redraw(self, rule: ResettingRule, key: int | str, masks: Mapping[str, Tensor]) -> None:
         """Draw new values for all weights first, then write those where the mask is False."""
-        drawn = [
-            (parameter, masks[name].to(parameter.device), self._draw(rule, name, generator_for(self.seed, key, place)))
+        chosen = {
+            name: (parameter, generator_for(self.seed, key, place))
             for place, (name, parameter) in enumerate(self.model.named_parameters())
             if name in masks and (parameter.requires_grad or self.reset_frozen)
+        }
+        differences = [
+            difference(parameter, self._draw(rule, name, generator), masks[name].to(parameter.device))
+            for name, (parameter, generator) in chosen.items()
         ]
-        for parameter, mask, values in drawn:
-            parameter.copy_(torch.where(mask, parameter, values))
+        write([parameter for parameter, _ in chosen.values()], differences)
 
     def _draw(self, rule: ResettingRule, name: str, generator: torch.Generator) -> Tensor:
         path, _, attribute = name.rpartition(".")
         owner = Owner(self.model.get_submodule(path), attribute)
         parameter = getattr(*owner)
         wide = torch.promote_types(parameter.dtype, torch.float32)
-        values = rule(parameter.detach().to("cpu", wide, copy=True), generator, owner)
+        scratch = parameter.detach().to("cpu", wide, copy=True)
+        values = rule(scratch, generator, owner)
         if not isinstance(values, Tensor) or values.shape != parameter.shape:
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise ValueError(f"rule must return new values of shape {tuple(parameter.shape)} for {name!r}, got {got}")
-        return values.to(parameter.device, parameter.dtype)
+        return scratch.copy_(values).to(parameter.device, parameter.dtype)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what, beside the model's own state, is needed to go on: plain numbers, strings and one bit a weight.
