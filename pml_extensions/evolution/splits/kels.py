@@ -1,0 +1,85 @@
+"""KELS: the kernel-level split of Knowledge Evolution, and the slim network that it holds."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pml_extensions.evolution.weights import find_weights
+from pml_extensions.evolution.widths import Widths, analyse, cut, stand_in_inputs
+from pml_extensions.evolution.widths.inputs import ExampleInput
+
+__all__ = ["KELS"]
+
+
+@dataclass(frozen=True)
+class KELS:
+    """Put the leading ``ceil(rate * n)`` channels of every hidden width into the fit-hypothesis.
+
+    The fit-hypothesis is then a narrower network of the same architecture, the slim network. Input channels and the
+    outputs (classes, or the embedding of a headless model) stay whole; each part of a concatenation is split by itself;
+    of heads times channels the channels are split, and so are the channels of a group rather than the groups. Which
+    dimensions are widths is read off one forward pass of a copy of the model that holds no values.
+
+    Args:
+        rate: the split rate s_r, in (0, 1]; 0.5 is the published choice.
+        multiple: round every width up to a multiple of this, where the dense width allows it.
+        example_input: input of that forward pass, two or more samples; by default what a timm model declares.
+
+    Returns:
+        Called with a model, the masks: name of each weight -> bool tensor of its shape, True = fit-hypothesis.
+
+    Raises:
+        TypeError: if ``rate`` is no number or ``multiple`` no integer.
+        ValueError: if ``rate`` lies outside (0, 1] or ``multiple`` is below 1.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> KELS(0.5, example_input=torch.zeros(2, 3)).slim(model)
+        Sequential(
+          (0): Linear(in_features=3, out_features=4, bias=True)
+          (1): ReLU()
+          (2): Linear(in_features=4, out_features=2, bias=True)
+        )
+
+    Source: Taha, Shrivastava and Davis, arXiv:2103.05152, section 3.2, and the published code.
+    """
+
+    rate: float
+    multiple: int = 1
+    example_input: ExampleInput = field(default=None, repr=False, compare=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rate, bool) or not isinstance(self.rate, (int, float)):
+            raise TypeError(f"rate must be a number in (0, 1], got {type(self.rate).__name__}")
+        if not 0 < self.rate <= 1:
+            raise ValueError(f"rate must lie in (0, 1], got {self.rate}: a width would become 0 or grow")
+        if isinstance(self.multiple, bool) or not isinstance(self.multiple, int):
+            raise TypeError(f"multiple must be an int of 1 or more, got {type(self.multiple).__name__}")
+        if self.multiple < 1:
+            raise ValueError(f"multiple must be 1 or more, got {self.multiple}")
+
+    def __call__(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the masks of ``model``, which is not touched."""
+        widths = self.widths(model)
+        return {
+            name: _mask(weight, widths, name) for name, weight in find_weights(model, self.example_input).weights.items()
+        }
+
+    def widths(self, model: nn.Module) -> Widths:
+        """Return what the analysis of ``model`` found: what is kept of each tensor, and what stayed whole and why."""
+        return analyse(model, stand_in_inputs(model, self.example_input), self.rate, self.multiple)
+
+    def slim(self, model: nn.Module) -> Any:
+        """Return the fit-hypothesis of ``model`` alone: a new, narrower model of the same class."""
+        return cut(model, self.widths(model))
+
+
+def _mask(weight: Tensor, widths: Widths, name: str) -> Tensor:
+    mask = torch.ones(weight.shape, dtype=torch.bool)
+    for dimension, index in enumerate(widths.kept(name) or ()):
+        along = torch.zeros(weight.shape[dimension], dtype=torch.bool)
+        along[torch.from_numpy(index)] = True
+        mask &= along.view([-1 if d == dimension else 1 for d in range(weight.ndim)])
+    return mask
