@@ -135,7 +135,7 @@ def randomised(model, seed=0):
             fan_in = max(1, math.prod(parameter.shape[1:]))
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             if parameter.ndim >= 2:
-                parameter.copy_(noise * min(0.5, fan_in**-0.5) if fan_in > 1 else noise * 0.3)
+                parameter.copy_(noise * min(1.0, 2 * fan_in**-0.5))
             elif parameter.ndim == 1:
                 parameter.add_(0.2 * noise)
         for name, buffer in model.named_buffers():

@@ -74,6 +74,8 @@ def analyse(model: nn.Module, inputs: tuple[Any, ...], rate: float, multiple: in
             f"{len(broken)} equations between sizes have no solution, the first at {broken[0].where}; no slim network "
             "can be made of this model, but splits of single weights (WELS) work"
         )
+    for attribute, axis in watched.tells.items():
+        solution.attributes.setdefault(attribute, slim_size(axis, solution.sizes))
     return Widths(watched, solution.sizes, solution.attributes, _whole(trace.weight_axes, solution.sizes))
 
 

@@ -8,12 +8,18 @@ from torch import Tensor, nn
 
 from pml_extensions.evolution.widths.analysis import Widths
 from pml_extensions.evolution.widths.copies import copy_with
+from pml_extensions.evolution.widths.forward import shapes_of_output
+from pml_extensions.evolution.widths.locations import TracingError
 from pml_extensions.evolution.widths.nn_attributes import derived_integers
 from pml_extensions.evolution.widths.watching import with_integers
 
 
 def cut(model: nn.Module, widths: Widths) -> Any:
-    """Return the slim copy of ``model``; the model is not touched and no tensor is shared."""
+    """Return the slim copy of ``model``; the model is not touched and no tensor is shared.
+
+    Raises:
+        TracingError: if the slim copy does not run, or returns other shapes than the dense model.
+    """
 
     def slim_tensor(name: str, tensor: Tensor) -> Tensor:
         piece = _cut_tensor(tensor, widths, name)
@@ -24,12 +30,28 @@ def cut(model: nn.Module, widths: Widths) -> Any:
     slim = copy_with(model, slim_tensor)
     modules = dict(slim.named_modules())
     for (path, name), places in widths.changes().items():
-        module = modules[path]
-        module.__dict__[name] = with_integers(module.__dict__[name], places)
+        held = vars(modules[path])
+        if hasattr(held[name], "info"):  # timm's FeatureInfo keeps its list there
+            held[name].info = with_integers(held[name].info, places)
+        else:
+            held[name] = with_integers(held[name], places)
     for module in modules.values():
         vars(module).update(derived_integers(module))
     _set_default_scales(modules, widths)
+    _check(slim, widths)
     return slim
+
+
+def _check(slim: nn.Module, widths: Widths) -> None:
+    """Run the slim model once, on stand-ins, before anybody gets it."""
+    try:
+        shapes = shapes_of_output(slim, widths.watched.inputs)
+    except Exception as error:
+        raise TracingError(
+            f"the slim network does not run, so none is returned: {type(error).__name__}: {error}"
+        ) from error
+    if shapes != widths.watched.outputs:
+        raise TracingError(f"the slim network returns {shapes} where the dense one returns {widths.watched.outputs}")
 
 
 def _cut_tensor(tensor: Tensor, widths: Widths, name: str) -> Tensor:

@@ -10,21 +10,31 @@ from torch import Tensor, nn
 
 from pml_extensions.evolution.widths.axes import Axis
 from pml_extensions.evolution.widths.copies import copy_with, held_tensors
-
+from pml_extensions.evolution.widths.integers import Attribute
 from pml_extensions.evolution.widths.locations import TracingError
 from pml_extensions.evolution.widths.stand_ins import ShapesOnly, stand_in_parameter, tensors_in
+from pml_extensions.evolution.widths.timm_contract import Contract, new_classifier
 from pml_extensions.evolution.widths.tracing import Trace
 from pml_extensions.evolution.widths.watching import WatchIntegers, trace_attributes
 
 
 @dataclass
 class Watched:
-    """A traced copy of a model: the trace, and the axes of every tensor that the model holds and its forward used."""
+    """A forward pass that was watched.
+
+    Attributes:
+        trace: axes and equations.
+        axes: the axes of every tensor that the model holds and its forward used, by name.
+        tells: integers by which a timm model tells of its widths, with the axes they are about.
+        inputs: the stand-ins that it was run with.
+        outputs: the shapes that it returned.
+    """
 
     trace: Trace
     axes: dict[str, list[Axis]]
-    model: nn.Module
-    outputs: dict[str, list[list[Axis]]]
+    tells: dict[Attribute, Axis]
+    inputs: tuple[Any, ...]
+    outputs: list[torch.Size]
 
 
 def weightless(model: nn.Module) -> Any:
@@ -57,24 +67,33 @@ def undisturbed() -> Iterator[None]:
 
 
 def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Watched:
-    """Trace one forward pass of a copy of ``model``."""
+    """Trace one forward pass of a copy of ``model``, and one more with a new classifier where it can be given one."""
     lean = weightless(model)
     named = dict(held_tensors(lean))
-    parameters = list(lean.parameters())
-    trace = Trace([*inputs, *parameters], parameters)
+    trace = Trace(inputs, lean.parameters())
     trace_attributes(lean, trace.equations)
+    contract = Contract(trace, lean)
     for name, module in lean.named_modules():
         module.register_forward_pre_hook(lambda *_, name=name: trace.enter(name))
         module.register_forward_hook(lambda *_: trace.leave())
+    contract.listen()
     for tensor in tensors_in(inputs):
         trace.freeze(tensor, "an input of the network")
-    outputs = {}
-    with undisturbed(), trace, WatchIntegers(trace):
-        out = run_watched(trace, lean, inputs)
-    for tensor in tensors_in(out):
-        trace.freeze(tensor, "an output of the network")
+
+    def forward() -> list[torch.Size]:
+        with trace, WatchIntegers(trace):
+            outputs = tensors_in(run_watched(trace, lean, inputs))
+        for tensor in outputs:
+            trace.freeze(tensor, "an output of the network")
+        return [tensor.shape for tensor in outputs]
+
+    with undisturbed():
+        shapes = forward()
+        with trace, WatchIntegers(trace):
+            contract.head()
+        new_classifier(lean, trace, forward)
     axes = {name: trace.axes(tensor) for name, tensor in named.items() if trace.seen(tensor)}
-    return Watched(trace, axes, lean, outputs)
+    return Watched(trace, axes, contract.tells, inputs, shapes)
 
 
 def run_watched(trace: Trace, model: nn.Module, inputs: tuple[Any, ...]) -> Any:

@@ -61,7 +61,11 @@ class ShapesOnly(TorchDispatchMode):
         super().__init__()
         self._unknown = WeakTensorKeyDictionary()
         for tensor in unknown:
-            self._unknown[tensor] = True
+            self.hide(tensor)
+
+    def hide(self, tensor: Tensor) -> None:
+        """Treat a tensor as a stand-in from now on."""
+        self._unknown[tensor] = True
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

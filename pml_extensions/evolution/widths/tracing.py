@@ -41,7 +41,12 @@ class Trace(ShapesOnly):
         self.modules: list[str] = []
         self._axes = WeakTensorKeyDictionary()
         self._weights = WeakTensorKeyDictionary()
+        self.add_parameters(parameters)
+
+    def add_parameters(self, parameters: Iterable[Tensor]) -> None:
+        """Take tensors for parameters of the model."""
         for parameter in parameters:
+            self.hide(parameter)
             self._weights[parameter] = True
 
     def axes(self, tensor: Tensor) -> Axes:

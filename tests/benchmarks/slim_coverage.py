@@ -1,0 +1,213 @@
+"""Cut slim networks of timm's architectures, check them, and tabulate what holds; resumable, memory-limited.
+
+    python tests/benchmarks/slim_coverage.py list --out DIR                     # parameters of all names, once (10 min)
+    python tests/benchmarks/slim_coverage.py run --out DIR --models smallest --rates 0.5
+    python tests/benchmarks/slim_coverage.py run --out DIR --models all --rates 0.5 --checks runs
+    python tests/benchmarks/slim_coverage.py table --out DIR > docs/coverage.md
+
+Every model runs in a process of its own, forked from one that has imported torch and timm; its lines go to
+DIR/slim.jsonl, and what stands there is not run again. ``--models`` is ``smallest`` or ``middle`` (one model of each of
+timm's modules), ``all``, or names.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import resource
+import sys
+import time
+import traceback
+import warnings
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+root = Path(__file__).parents[2]
+sys.path[:0] = [str(root), str(root / "tests/evolution")]
+
+import timm  # noqa: E402
+import torch  # noqa: E402
+from slim_checks import exactness  # noqa: E402
+from timm.models._registry import _model_to_module  # noqa: E402
+
+from pml_extensions.evolution.splits.kels import KELS  # noqa: E402
+from pml_extensions.evolution.widths.forward import shapes_of_output  # noqa: E402
+from pml_extensions.evolution.widths.inputs import stand_in_inputs  # noqa: E402
+from pml_extensions.evolution.widths.stand_ins import stand_in  # noqa: E402
+
+SMALL = (64, 96, 128, 160, 192, 224, 256)
+CHECKS = ("runs", "trains", "exports", "exact")
+
+
+def listed(out):
+    with (out / "models.jsonl").open() as file:
+        return [json.loads(line) for line in file]
+
+
+def list_models(out):
+    """Write one line a name: its module, its number of parameters and its default input size."""
+    done = {row["name"] for row in listed(out)} if (out / "models.jsonl").exists() else set()
+    with (out / "models.jsonl").open("a") as file:
+        for name in timm.list_models():
+            if name not in done:
+                with torch.device("meta"):
+                    model = timm.create_model(name)
+                params = sum(p.numel() for p in model.parameters())
+                row = {"name": name, "module": _model_to_module[name], "params": params}
+                print(json.dumps(row), file=file, flush=True)
+
+
+def chosen(out, which):
+    rows = sorted(listed(out), key=lambda row: row["params"])
+    if which not in {"smallest", "middle", "all"}:
+        return which.split(",")
+    if which == "all":
+        return [row["name"] for row in rows]
+    modules = {}
+    for row in rows:
+        modules.setdefault(row["module"], []).append(row["name"])
+    return [names[0 if which == "smallest" else len(names) // 2] for names in modules.values()]
+
+
+def small_input(model):
+    """Return the first of some small input sizes that the dense model takes, or None if none below its default."""
+    default = stand_in_inputs(model, None)[0]
+    for side in SMALL:
+        if side < default.shape[-1]:
+            smaller = stand_in((2, default.shape[1], side, side), default.dtype)
+            with contextlib.suppress(Exception):
+                shapes_of_output(model, (smaller,))
+                return smaller
+    return None
+
+
+def examine(name, rate, size, checks):
+    """Return one line: what holds for the slim network of one model at one rate and input size."""
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    example = stand_in_inputs(model, None)[0] if size == "default" else small_input(model)
+    row = {"name": name, "module": _model_to_module[name], "rate": rate, "size": size}
+    if example is None:
+        return row | {"skipped": "no smaller input"}
+    row["side"] = example.shape[-1]
+    split = KELS(rate, example_input=example)
+    start = time.perf_counter()
+    widths = split.widths(model)
+    row["seconds"] = round(time.perf_counter() - start, 2)
+    row["whole"] = sorted({(w.size, str(w.reason), w.where) for w in widths.whole})
+    slim = split.slim(model)
+    row["same_class"] = type(slim) is type(model)
+    dense_params, slim_params = (sum(p.numel() for p in m.parameters()) for m in (model, slim))
+    row |= {"params": dense_params, "ratio": round(slim_params / dense_params, 4)}
+    batch = torch.randn(example.shape)
+    for check in checks:
+        try:
+            row[check] = globals()[f"check_{check}"](model, slim, split, batch)
+        except Exception as error:  # noqa: BLE001  # a line of the table
+            row[check] = False
+            row[f"{check}_error"] = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+    return row
+
+
+def check_runs(model, slim, split, batch):
+    with torch.no_grad():
+        out = slim(batch)
+    return [t.shape for t in _tensors(out)] == shapes_of_output(model, (batch,))
+
+
+def _tensors(out):
+    return list(out) if isinstance(out, (tuple, list)) else [out]
+
+
+def check_trains(model, slim, split, batch):
+    slim.train()
+    loss = sum(t.float().square().mean() for t in _tensors(slim(batch)))
+    loss.backward()
+    used = [n for n, p in slim.named_parameters() if p.requires_grad and p.grad is not None]
+    slim.zero_grad()
+    slim.eval()
+    return len(used) > 0
+
+
+def check_exports(model, slim, split, batch):
+    exported = torch.export.export(slim, (batch,), strict=False).module()
+    with torch.no_grad():
+        return bool(torch.allclose(_tensors(exported(batch))[0], _tensors(slim(batch))[0], atol=1e-4, rtol=1e-4))
+
+
+def check_exact(model, slim, split, batch):
+    kind, error = exactness(model, split)
+    return [kind, error]
+
+
+def forked(name, rate, size, checks, gibibytes):
+    """Run ``examine`` in a forked process with limited memory and time; return its line."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        resource.setrlimit(resource.RLIMIT_DATA, (gibibytes << 30, gibibytes << 30))
+        resource.setrlimit(resource.RLIMIT_CPU, (1200, 1200))
+        warnings.simplefilter("ignore")
+        try:
+            row = examine(name, rate, size, checks)
+        except BaseException as error:  # noqa: BLE001  # a line of the table
+            last = traceback.extract_tb((error.__cause__ or error).__traceback__)[-1]
+            row = {"name": name, "module": _model_to_module[name], "rate": rate, "size": size}
+            row["error"] = f"{type(error).__name__}: {str(error)[:300]} ({Path(last.filename).name}:{last.lineno})"
+        with os.fdopen(write, "w") as pipe:
+            json.dump(row, pipe)
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        text = pipe.read()
+    os.waitpid(child, 0)
+    killed = {"name": name, "module": _model_to_module[name], "rate": rate, "size": size, "error": "killed: memory or time"}
+    return json.loads(text) if text else killed
+
+
+def run(arguments):
+    path = arguments.out / "slim.jsonl"
+    done = set()
+    if path.exists():
+        with path.open() as file:
+            done = {(r["name"], r["rate"], r["size"]) for r in map(json.loads, file)}
+    for name in chosen(arguments.out, arguments.models):
+        for rate in arguments.rates:
+            for size in arguments.sizes:
+                if (name, rate, size) not in done:
+                    row = forked(name, rate, size, arguments.checks, arguments.gibibytes)
+                    with path.open("a") as file:
+                        print(json.dumps(row), file=file)
+                    print(summary(row), flush=True)
+
+
+def summary(row):
+    if "error" in row or "skipped" in row:
+        return f"{row['name']:40} {row['rate']} {row['size']:7} {row.get('error') or row['skipped']}"
+    marks = " ".join(f"{check}={row[check]}" for check in CHECKS if check in row)
+    errors = " ".join(f"[{v}]" for k, v in row.items() if k.endswith("_error"))
+    return (
+        f"{row['name']:40} {row['rate']} {row['side']:4} {row['seconds']:6.2f}s ratio {row['ratio']:.3f} {marks} {errors}"
+        f" {row['whole'] or ''}"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["list", "run", "table"])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--models", default="smallest")
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.5])
+    parser.add_argument("--sizes", nargs="+", choices=["small", "default"], default=["small"])
+    parser.add_argument("--checks", nargs="*", choices=CHECKS, default=list(CHECKS))
+    parser.add_argument("--gibibytes", type=int, default=20)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.command == "list":
+        list_models(arguments.out)
+    elif arguments.command == "run":
+        run(arguments)
+
+
+if __name__ == "__main__":
+    main()
