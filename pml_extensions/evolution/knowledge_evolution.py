@@ -138,8 +138,7 @@ class KnowledgeEvolution:
         yield Generation(self.generation)
         while self.generation + 1 < n:
             self.reset()
-            if optimizer is not None:
-                optimizer.state.clear()
+            _clear_state(optimizer)
             yield Generation(self.generation)
 
     @torch.no_grad()
@@ -159,9 +158,9 @@ class KnowledgeEvolution:
     def _draw(self, rule: ResettingRule, name: str, generator: torch.Generator) -> Tensor:
         path, _, attribute = name.rpartition(".")
         owner = Owner(self.model.get_submodule(path), attribute)
-        parameter = getattr(*owner)
-        wide = torch.promote_types(parameter.dtype, torch.float32)
-        scratch = parameter.detach().to("cpu", wide, copy=True)
+        parameter: nn.Parameter = getattr(*owner)
+        wide = parameter.dtype if parameter.dtype.itemsize > 4 else torch.float32
+        scratch = parameter.detach().to("cpu", wide, copy=True, memory_format=torch.contiguous_format)
         values = rule(scratch, generator, owner)
         if not isinstance(values, Tensor) or values.shape != parameter.shape:
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
@@ -186,3 +185,12 @@ class KnowledgeEvolution:
     def summary(self) -> Summary:
         """Return a table of all parameters: how many lie in each hypothesis, and why a parameter is not split."""
         return summarize(self.model, self.split, self.masks)
+
+
+def _clear_state(optimizer: Optimizer | None) -> None:
+    """Forget momentum and the like, also in an optimiser that another one wraps (Lookahead)."""
+    if optimizer is not None:
+        optimizer.state.clear()
+        for inner in vars(optimizer).values():
+            if isinstance(inner, Optimizer):
+                _clear_state(inner)

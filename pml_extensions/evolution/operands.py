@@ -94,9 +94,11 @@ def _watched_pass(
         hollow = fake.from_tensor(tensor.detach())
         return nn.Parameter(hollow, requires_grad=False) if isinstance(tensor, nn.Parameter) else hollow
 
-    shells = {id(tensor): shell(tensor) for tensor in [*model.parameters(), *model.buffers()]}
+    plain = [value for layer in model.modules() for value in vars(layer).values() if isinstance(value, Tensor)]
+    shells = {id(tensor): shell(tensor) for tensor in [*model.parameters(), *model.buffers(), *plain]}
     hollow_model = copy.deepcopy(model, dict(shells)).eval()
-    hollow_inputs = [shell(value.to(device) if value.device != device else value) for value in inputs]
+    with fake:
+        hollow_inputs = [torch.empty(value.shape, dtype=value.dtype, device=device) for value in inputs]
     watch = _Watch(
         {name: shells[id(parameter)] for name, parameter in candidates.items()},
         [shells[id(weight)] for weight in known],
