@@ -6,6 +6,7 @@ training loop stay the user's own; only the weights change, between generations.
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,7 +142,6 @@ class KnowledgeEvolution:
             _clear_state(optimizer)
             yield Generation(self.generation)
 
-    @torch.no_grad()
     def _redraw(self, rule: ResettingRule, key: int | str, masks: Mapping[str, Tensor]) -> None:
         """Draw new values for all weights first, then write those where the mask is False."""
         chosen = {
@@ -149,12 +149,16 @@ class KnowledgeEvolution:
             for place, (name, parameter) in enumerate(self.model.named_parameters())
             if name in masks and (parameter.requires_grad or self.reset_frozen)
         }
-        differences = [
-            difference(parameter, self._draw(rule, name, generator), masks[name].to(parameter.device))
-            for name, (parameter, generator) in chosen.items()
-        ]
+
+        def flips(name: str) -> Tensor:
+            parameter, generator = chosen[name]
+            return difference(parameter, self._draw(rule, name, generator), masks[name].to(parameter.device))
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # a single draw uses one core
+            differences = list(pool.map(flips, chosen))
         write([parameter for parameter, _ in chosen.values()], differences)
 
+    @torch.no_grad()
     def _draw(self, rule: ResettingRule, name: str, generator: torch.Generator) -> Tensor:
         path, _, attribute = name.rpartition(".")
         owner = Owner(self.model.get_submodule(path), attribute)
