@@ -11,6 +11,7 @@ import pml_extensions
 HOSTS = ("torch", "pytorch_metric_learning", "timm", "captum")
 HOSTS_OF = {
     "pml_extensions": set(),
+    "pml_extensions.regularizers": {"torch", "pytorch_metric_learning"},
 }
 
 
