@@ -8,7 +8,10 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-__all__: list[str] = ["evolution"]
+<<<<<<< HEAD
+=======
+__all__ = ["evolution", "regularizers"]
+>>>>>>> main
 
 
 def __getattr__(name: str) -> ModuleType:
