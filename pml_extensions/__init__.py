@@ -8,10 +8,7 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-<<<<<<< HEAD
-=======
 __all__ = ["evolution", "regularizers"]
->>>>>>> main
 
 
 def __getattr__(name: str) -> ModuleType:
