@@ -6,7 +6,6 @@ training loop stay the user's own; only the weights change, between generations.
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +16,8 @@ from torch.optim import Optimizer
 from pml_extensions.evolution import checkpoint
 from pml_extensions.evolution.bits import difference, write
 from pml_extensions.evolution.checks import check_masks, check_model
-from pml_extensions.evolution.draws import generator_for
-from pml_extensions.evolution.resetting import KaimingNormal, KaimingUniform, Owner, ResettingRule
+from pml_extensions.evolution.draws import draw, generator_for
+from pml_extensions.evolution.resetting import KaimingNormal, KaimingUniform, ResettingRule
 from pml_extensions.evolution.summary import Summary, summarize
 
 __all__ = ["Generation", "KnowledgeEvolution", "Split"]
@@ -144,32 +143,20 @@ class KnowledgeEvolution:
 
     def _redraw(self, rule: ResettingRule, key: int | str, masks: Mapping[str, Tensor]) -> None:
         """Draw new values for all weights first, then write those where the mask is False."""
-        chosen = {
-            name: (parameter, generator_for(self.seed, key, place))
+        parameters = {
+            name: (place, parameter)
             for place, (name, parameter) in enumerate(self.model.named_parameters())
             if name in masks and (parameter.requires_grad or self.reset_frozen)
         }
-
-        def flips(name: str) -> Tensor:
-            parameter, generator = chosen[name]
-            return difference(parameter, self._draw(rule, name, generator), masks[name].to(parameter.device))
-
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # a single draw uses one core
-            differences = list(pool.map(flips, chosen))
-        write([parameter for parameter, _ in chosen.values()], differences)
-
-    @torch.no_grad()
-    def _draw(self, rule: ResettingRule, name: str, generator: torch.Generator) -> Tensor:
-        path, _, attribute = name.rpartition(".")
-        owner = Owner(self.model.get_submodule(path), attribute)
-        parameter: nn.Parameter = getattr(*owner)
-        wide = parameter.dtype if parameter.dtype.itemsize > 4 else torch.float32
-        scratch = parameter.detach().to("cpu", wide, copy=True, memory_format=torch.contiguous_format)
-        values = rule(scratch, generator, owner)
-        if not isinstance(values, Tensor) or values.shape != parameter.shape:
-            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise ValueError(f"rule must return new values of shape {tuple(parameter.shape)} for {name!r}, got {got}")
-        return scratch.copy_(values).to(parameter.device, parameter.dtype)
+        generators = {name: generator_for(self.seed, key, place) for name, (place, _) in parameters.items()}
+        values = draw(self.model, rule, generators)
+        differences = [
+            difference(
+                parameter, values.pop(name).to(parameter.device, parameter.dtype), masks[name].to(parameter.device)
+            )
+            for name, (_, parameter) in parameters.items()
+        ]
+        write([parameter for _, parameter in parameters.values()], differences)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what, beside the model's own state, is needed to go on: plain numbers, strings and one bit a weight.

@@ -116,7 +116,7 @@ def test_bare_parameters_by_their_use():
         name for name, _ in model.named_parameters() if name.startswith("weight") or name == "to_query.weight"
     }
     assert reasons["table_relative"] == PLACES
-    assert reasons["to_query.bias"] == "vector"
+    assert reasons["to_query.bias"] == "bias, norm or scale"
     for name in (
         "table_positions",
         "token",
@@ -222,6 +222,24 @@ def test_models_on_the_meta_device_can_be_surveyed():
 def test_a_timm_model_of_another_image_size():
     model = timm.create_model("test_vit", img_size=64)
     assert find_weights(model).reasons["pos_embed"] == NOT_MULTIPLIED
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        nn.DataParallel,
+        lambda trunk: nn.Sequential(trunk, nn.Linear(1000, 8)),
+        lambda trunk: nn.DataParallel(torch.compile(trunk, backend="eager")),
+    ],
+    ids=["parallel", "trunk and embedder", "parallel and compiled"],
+)
+def test_a_timm_model_inside_another(wrap):
+    with torch.device("meta"):
+        trunk = timm.create_model("swiftformer_xs")
+        model = wrap(trunk)
+    found = {id(weight) for weight in find_weights(model).weights.values()}
+    assert found >= {id(weight) for weight in find_weights(trunk).weights.values()}
+    assert any(name.endswith("attn.w_g") for name in find_weights(model).weights)
 
 
 def test_a_compiled_model():
