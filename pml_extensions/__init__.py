@@ -8,7 +8,7 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-__all__: list[str] = ["evolution"]
+__all__ = ["evolution", "regularizers"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -12,6 +12,7 @@ HOSTS = ("torch", "pytorch_metric_learning", "timm", "captum")
 HOSTS_OF = {
     "pml_extensions": set(),
     "pml_extensions.evolution": {"torch"},
+    "pml_extensions.regularizers": {"torch", "pytorch_metric_learning"},
 }
 
 

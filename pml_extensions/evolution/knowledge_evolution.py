@@ -16,8 +16,8 @@ from torch.optim import Optimizer
 from pml_extensions.evolution import checkpoint
 from pml_extensions.evolution.bits import difference, write
 from pml_extensions.evolution.checks import check_masks, check_model
-from pml_extensions.evolution.draws import generator_for
-from pml_extensions.evolution.resetting import KaimingNormal, KaimingUniform, Owner, ResettingRule
+from pml_extensions.evolution.draws import draw, generator_for
+from pml_extensions.evolution.resetting import KaimingNormal, KaimingUniform, ResettingRule
 from pml_extensions.evolution.summary import Summary, summarize
 
 __all__ = ["Generation", "KnowledgeEvolution", "Split"]
@@ -138,35 +138,25 @@ class KnowledgeEvolution:
         yield Generation(self.generation)
         while self.generation + 1 < n:
             self.reset()
-            if optimizer is not None:
-                optimizer.state.clear()
+            _clear_state(optimizer)
             yield Generation(self.generation)
 
-    @torch.no_grad()
     def _redraw(self, rule: ResettingRule, key: int | str, masks: Mapping[str, Tensor]) -> None:
         """Draw new values for all weights first, then write those where the mask is False."""
-        chosen = {
-            name: (parameter, generator_for(self.seed, key, place))
+        parameters = {
+            name: (place, parameter)
             for place, (name, parameter) in enumerate(self.model.named_parameters())
             if name in masks and (parameter.requires_grad or self.reset_frozen)
         }
+        generators = {name: generator_for(self.seed, key, place) for name, (place, _) in parameters.items()}
+        values = draw(self.model, rule, generators)
         differences = [
-            difference(parameter, self._draw(rule, name, generator), masks[name].to(parameter.device))
-            for name, (parameter, generator) in chosen.items()
+            difference(
+                parameter, values.pop(name).to(parameter.device, parameter.dtype), masks[name].to(parameter.device)
+            )
+            for name, (_, parameter) in parameters.items()
         ]
-        write([parameter for parameter, _ in chosen.values()], differences)
-
-    def _draw(self, rule: ResettingRule, name: str, generator: torch.Generator) -> Tensor:
-        path, _, attribute = name.rpartition(".")
-        owner = Owner(self.model.get_submodule(path), attribute)
-        parameter = getattr(*owner)
-        wide = torch.promote_types(parameter.dtype, torch.float32)
-        scratch = parameter.detach().to("cpu", wide, copy=True)
-        values = rule(scratch, generator, owner)
-        if not isinstance(values, Tensor) or values.shape != parameter.shape:
-            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise ValueError(f"rule must return new values of shape {tuple(parameter.shape)} for {name!r}, got {got}")
-        return scratch.copy_(values).to(parameter.device, parameter.dtype)
+        write([parameter for _, parameter in parameters.values()], differences)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what, beside the model's own state, is needed to go on: plain numbers, strings and one bit a weight.
@@ -186,3 +176,12 @@ class KnowledgeEvolution:
     def summary(self) -> Summary:
         """Return a table of all parameters: how many lie in each hypothesis, and why a parameter is not split."""
         return summarize(self.model, self.split, self.masks)
+
+
+def _clear_state(optimizer: Optimizer | None) -> None:
+    """Forget momentum and the like, also in an optimiser that another one wraps (Lookahead)."""
+    if optimizer is not None:
+        optimizer.state.clear()
+        for inner in vars(optimizer).values():
+            if isinstance(inner, Optimizer):
+                _clear_state(inner)

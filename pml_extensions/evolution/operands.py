@@ -72,12 +72,13 @@ def operand_uses(
 def _inputs(model: nn.Module, example_input: Tensor | tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
     if example_input is not None:
         return example_input if isinstance(example_input, tuple) else (example_input,)
-    config = getattr(model, "pretrained_cfg", None) or {}  # timm's declaration
-    if "input_size" not in config:
-        return None
-    size = getattr(getattr(model, "patch_embed", None), "img_size", None) or config["input_size"][1:]
-    weight = next(model.parameters())
-    return (torch.empty(2, config["input_size"][0], *size, dtype=weight.dtype, device="meta"),)
+    for layer in model.modules():
+        config = getattr(layer, "pretrained_cfg", None)  # of a timm model
+        if isinstance(config, Mapping) and "input_size" in config:
+            channels, *size = config["input_size"]
+            size = getattr(getattr(layer, "patch_embed", None), "img_size", None) or size
+            return (torch.empty(2, channels, *size, dtype=next(model.parameters()).dtype, device="meta"),)
+    return None
 
 
 def _watched_pass(
@@ -86,7 +87,7 @@ def _watched_pass(
     known: Iterable[nn.Parameter],
     inputs: tuple[Tensor, ...],
 ) -> "_Watch":
-    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    model = _unwrapped(model)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     device = next(model.parameters()).device
 
@@ -94,9 +95,11 @@ def _watched_pass(
         hollow = fake.from_tensor(tensor.detach())
         return nn.Parameter(hollow, requires_grad=False) if isinstance(tensor, nn.Parameter) else hollow
 
-    shells = {id(tensor): shell(tensor) for tensor in [*model.parameters(), *model.buffers()]}
+    plain = [value for layer in model.modules() for value in vars(layer).values() if isinstance(value, Tensor)]
+    shells = {id(tensor): shell(tensor) for tensor in [*model.parameters(), *model.buffers(), *plain]}
     hollow_model = copy.deepcopy(model, dict(shells)).eval()
-    hollow_inputs = [shell(value.to(device) if value.device != device else value) for value in inputs]
+    with fake:
+        hollow_inputs = [torch.empty(value.shape, dtype=value.dtype, device=device) for value in inputs]
     watch = _Watch(
         {name: shells[id(parameter)] for name, parameter in candidates.items()},
         [shells[id(weight)] for weight in known],
@@ -105,6 +108,13 @@ def _watched_pass(
     with torch.no_grad(), fake, watch:
         hollow_model(*hollow_inputs)
     return watch
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside torch's parallel and compiling wrappers."""
+    parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    inner = getattr(model, "module" if parallel else "_orig_mod", None)
+    return model if inner is None else _unwrapped(inner)
 
 
 class _Product(NamedTuple):

@@ -2,11 +2,13 @@
 
 A rule gets a copy of a whole weight, on the CPU and in float32 or wider, a generator, and the weight's owner. It
 returns the new values, in the same shape; it may write them into the copy, as the functions of ``torch.nn.init`` do.
-What it returns for the fit-hypothesis is not used.
+What it returns for the fit-hypothesis is not used. Several weights are drawn at a time, in threads, so a rule must take
+its randomness from its own generator alone.
 """
 
 import copy
 import math
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,12 +119,16 @@ class ShrinkPerturb:
         return values.mul_(self.shrink).add_(noise, alpha=self.std)
 
 
+_GLOBAL_GENERATOR = threading.Lock()
+
+
 @contextmanager
 def _global_generator_seeded(seed: int) -> Iterator[None]:
     """Seed torch's global CPU generator, which ``reset_parameters`` draws from, and put it back afterwards."""
-    state = torch.get_rng_state()
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(state)
+    with _GLOBAL_GENERATOR:
+        state = torch.get_rng_state()
+        torch.default_generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            torch.set_rng_state(state)

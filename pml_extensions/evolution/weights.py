@@ -58,7 +58,7 @@ def find_weights(model: nn.Module, example_input: ExampleInput = None) -> FoundW
 
     Example:
         >>> find_weights(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3))).reasons
-        {'0.bias': 'vector', '1.weight': 'vector', '1.bias': 'vector'}
+        {'0.bias': 'bias, norm or scale', '1.weight': 'bias, norm or scale', '1.bias': 'bias, norm or scale'}
     """
     parameters = dict(model.named_parameters())
     names = {id(parameter): name for name, parameter in parameters.items()}
@@ -97,5 +97,5 @@ def _layer_weights(layer: nn.Module) -> Iterator[nn.Parameter]:
 def _reason(layer: nn.Module, parameter: nn.Parameter) -> str | None:
     """Return why a layer's parameter is no weight, or None if the layer does not tell."""
     if parameter.ndim < 2:
-        return "vector"
+        return "bias, norm or scale"
     return next((reason for kind, reason in _NO_WEIGHTS.items() if isinstance(layer, kind)), None)

@@ -3,10 +3,10 @@
     python tests/benchmarks/evolution_coverage.py --seconds 600   # again and again, until nothing is left
     python tests/benchmarks/evolution_coverage.py --table
 
-Each name is a line of the results file, so an interrupted run goes on where it stopped. Every model is constructed on the
-meta device, where its weights are told from its other parameters. Up to --max-parameters it is then given memory (zeros;
-bfloat16 beyond 400 million parameters), split by WELS(0.5) and reset, and every element is checked: the fit-hypothesis and
-whatever is not split are still zero, the reset-hypothesis is not.
+Each name is a line of the results file, so an interrupted run goes on where it stopped. Every model is constructed on
+the meta device, where its weights are told from its other parameters. Up to --max-parameters it is then given memory
+(zeros; bfloat16 beyond 400 million parameters), split by WELS(0.5) and reset, and every element is checked: the
+fit-hypothesis and whatever is not split are still zero, the reset-hypothesis is not.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def survey(name: str) -> dict:
     }
 
 
-def reset(name: str, parameters: int) -> dict:
+def reset(name: str, parameters: int, weights: int) -> dict:
     """Split and reset a model of zeros; return the share of the fit-hypothesis, or raise if an element is wrong."""
     model = meta_model(name).to(torch.bfloat16 if parameters > BFLOAT16_FROM else torch.float32).to_empty(device="cpu")
     with torch.no_grad():
@@ -65,6 +65,7 @@ def reset(name: str, parameters: int) -> dict:
     split = time.perf_counter()
     ke.reset()
     done = time.perf_counter()
+    check(len(ke.masks) == weights, f"{len(ke.masks)} parameters split, expected {weights}")
     kept = total = 0
     for key, tensor in [*model.named_parameters(), *model.named_buffers()]:
         written = int(tensor.detach().count_nonzero())
@@ -75,7 +76,9 @@ def reset(name: str, parameters: int) -> dict:
         check(int((tensor.detach() != 0).logical_and_(ke.masks[key]).sum()) == 0, f"{key}: fit-hypothesis was written")
         check(written >= 0.999 * (tensor.numel() - fit), f"{key}: reset-hypothesis was not drawn")  # a draw may be zero
         kept, total = kept + fit, total + tensor.numel()
-    check(abs(kept - RATE * total) < 5 * (total * RATE * (1 - RATE)) ** 0.5, f"share of the fit-hypothesis {kept / total}")
+    check(
+        abs(kept - RATE * total) < 5 * (total * RATE * (1 - RATE)) ** 0.5, f"share of the fit-hypothesis {kept / total}"
+    )
     return {"fit": kept / total, "split_seconds": split - start, "reset_seconds": done - split}
 
 
@@ -89,7 +92,7 @@ def visit(name: str, known: dict, limit: int) -> dict:
     try:
         row = known or survey(name)
         if row["parameters"] <= limit and "fit" not in row:
-            row = {**row, **reset(name, row["parameters"])}
+            row = {**row, **reset(name, row["parameters"], row["weights"])}
     except Exception as error:  # noqa: BLE001 (every failure belongs in the table)
         return {**known, "name": name, "error": f"{type(error).__name__}: {error}"}
     return {key: value for key, value in row.items() if key != "error"}
@@ -129,16 +132,16 @@ def table(known: dict[str, dict]) -> str:
     lines = [
         "# Coverage: WELS on every architecture of timm",
         "",
-        "Printed by `python tests/benchmarks/evolution_coverage.py --table`, after runs of the same script; its first lines say",
-        f"what is checked. timm {timm.__version__}, torch {torch.__version__}, CPU.",
+        "Printed by `python tests/benchmarks/evolution_coverage.py --table`, after runs of that script, which says at",
+        f"its beginning what is checked. timm {timm.__version__}, torch {torch.__version__}, CPU.",
         "",
-        f"- {len(timm.list_models())} names in timm; {len(good)} construct and have their weights found, {len(failed)} fail.",
-        f"- {len(real)} of them (all up to {largest / 1e6:,.0f} M parameters) were split, reset and checked element by element.",
-        f"- The other {len(good) - len(real)} were constructed and surveyed on the meta device alone, for want of memory or time.",
+        f"- timm has {len(timm.list_models())} names; {len(good)} were constructed and surveyed, {len(failed)} failed.",
+        f"- {len(real)} (up to {largest / 1e6:,.0f} M parameters) were split, reset and checked element by element.",
+        f"- {len(good) - len(real)} more were constructed and surveyed on the meta device alone.",
         "",
         "## By module",
         "",
-        "| module | names | largest, M parameters | weights split, % of the parameters | split and reset | fit share |",
+        "| module | names | largest (M parameters) | weights (% of parameters) | split and reset | fit-hypothesis |",
         "|---|---|---|---|---|---|",
     ]
     by_module = defaultdict(list)

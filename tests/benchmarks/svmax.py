@@ -1,0 +1,106 @@
+"""Time, memory and accuracy of SVMax's value and gradient against torch.linalg.svdvals and the matrix-product floor.
+
+Run from the root: python tests/benchmarks/svmax.py. Prints the table of docs/benchmarks.md.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from interleaved import interleaved, machine, ratio
+from torch import Tensor
+
+from pml_extensions.regularizers import mean_singular_value
+
+SIZES = ((144, 128), (512, 512), (1024, 512), (4096, 128), (512, 2048))
+BATCHES: dict[str, Callable[[int, int], Tensor]] = {
+    "spread": torch.randn,
+    "around one point": lambda b, d: torch.randn(1, d) + 0.1 * torch.randn(b, d),
+    "16 a class": lambda b, d: torch.randn(b // 16, d).repeat_interleave(16, 0) + 0.3 * torch.randn(b, d),
+}
+
+
+def gradient(function: Callable[[Tensor], Tensor], embeddings: Tensor) -> Tensor:
+    embeddings = embeddings.detach().requires_grad_()
+    function(embeddings).backward()
+    return embeddings.grad
+
+
+def by_svdvals(embeddings: Tensor) -> Tensor:
+    return torch.linalg.svdvals(embeddings).sum() / embeddings.shape[1]
+
+
+def two_products(embeddings: Tensor) -> Tensor:
+    tall = embeddings if embeddings.shape[0] >= embeddings.shape[1] else embeddings.T
+    return tall @ (tall.T @ tall)
+
+
+def polar_factor(embeddings: Tensor) -> Tensor:
+    u, s, vt = torch.linalg.svd(embeddings.double(), full_matrices=False)
+    return u * (s > 10 * torch.finfo(torch.float32).eps * s[0]) @ vt
+
+
+def relative_error(got: Tensor, expected: Tensor) -> float:
+    return ((got.double() - expected).norm() / expected.norm()).item()
+
+
+def peak_memory(function: Callable[[], object]) -> int:
+    """Return the most bytes that lived at once on the CPU during a call, by the profiler's record of allocations."""
+    with torch.profiler.profile(profile_memory=True, record_shapes=False) as profile:
+        function()
+    events = sorted(
+        (event.start_ns(), event.nbytes())
+        for event in profile.profiler.kineto_results.events()
+        if event.name() == "[memory]"
+    )
+    live = most = 0
+    for _, change in events:
+        live += change
+        most = max(most, live)
+    return most
+
+
+def row(name: str, b: int, d: int, rounds: int, device: str) -> str:
+    torch.manual_seed(0)
+    embeddings = F.normalize(BATCHES[name](b, d)).to(device)
+    samples = interleaved(
+        {
+            "ours": lambda: gradient(mean_singular_value, embeddings),
+            "svdvals": lambda: gradient(by_svdvals, embeddings),
+            "floor": lambda: two_products(embeddings),
+        },
+        rounds,
+    )
+    expected = polar_factor(embeddings) / d
+    unit = 4 * (b * d + min(b, d) ** 2)
+    memory = "" if device != "cpu" else f"{peak_memory(lambda: gradient(mean_singular_value, embeddings)) / unit:.1f}"
+    return " | ".join(
+        [
+            f"| {b} x {d}, {name}",
+            f"{1e3 * statistics.median(samples['ours']):.2f}",
+            f"{ratio(samples, 'svdvals', 'ours'):.2f}",
+            f"{ratio(samples, 'ours', 'floor'):.1f}",
+            f"{relative_error(gradient(mean_singular_value, embeddings), expected):.0e}",
+            f"{relative_error(gradient(by_svdvals, embeddings), expected):.0e}",
+            f"{memory} |",
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    arguments = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    print(f"{machine()}; float32, value and gradient, median of {arguments.rounds}\n")
+    print("| batch | ms | svdvals / ours | ours / two matrix products | gradient error, ours | svdvals | memory |")
+    print("|---|---|---|---|---|---|---|")
+    for name in BATCHES:
+        for b, d in SIZES:
+            print(row(name, b, d, arguments.rounds, device), flush=True)
+
+
+if __name__ == "__main__":
+    main()
