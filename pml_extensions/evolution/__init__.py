@@ -9,14 +9,18 @@ from pml_extensions.evolution.resetting import (
     ResettingRule,
     ShrinkPerturb,
 )
+from pml_extensions.evolution.slim_files import load_slim, save_slim
+from pml_extensions.evolution.splits.kels import KELS
 from pml_extensions.evolution.splits.last_layer import LastLayer
 from pml_extensions.evolution.splits.later_layers import LaterLayers
 from pml_extensions.evolution.splits.magnitude import Magnitude
 from pml_extensions.evolution.splits.wels import WELS
-from pml_extensions.evolution.summary import Row, Summary
+from pml_extensions.evolution.summary import Row, SlimSummary, Summary
 from pml_extensions.evolution.weights import FoundWeights, find_weights
+from pml_extensions.evolution.widths.locations import TracingError
 
 __all__ = [
+    "KELS",
     "WELS",
     "FoundWeights",
     "Generation",
@@ -31,7 +35,11 @@ __all__ = [
     "ResettingRule",
     "Row",
     "ShrinkPerturb",
+    "SlimSummary",
     "Split",
     "Summary",
+    "TracingError",
     "find_weights",
+    "load_slim",
+    "save_slim",
 ]

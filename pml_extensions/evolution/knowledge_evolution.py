@@ -173,8 +173,28 @@ class KnowledgeEvolution:
         """
         self.masks, self.seed, self.generation = checkpoint.unpack(self.model, self.split, state)
 
+    def slim(self) -> Any:
+        """Return the fit-hypothesis alone: a new, narrower model of the same class, with its batch-norm statistics.
+
+        The dense model is not touched, and shares no tensor with it. In a network whose norms run over channels (layer,
+        group and RMS norm) the slim network is the narrower network, not the dense one without its reset-hypothesis:
+        its statistics are those of the kept channels.
+
+        Raises:
+            TypeError: if the split has no slim network; only that of :class:`KELS` has.
+            TracingError: if no consistent slim network can be made; nothing is returned then.
+        """
+        make = getattr(self.split, "slim", None)
+        if make is None:
+            raise TypeError(f"{self.split} has no slim network: its fit-hypothesis is no narrower network; use KELS")
+        return make(self.model)
+
     def summary(self) -> Summary:
-        """Return a table of all parameters: how many lie in each hypothesis, and why a parameter is not split."""
+        """Return a table of all parameters: how many lie in each hypothesis, and why a parameter is not split.
+
+        With :class:`KELS` its ``slim`` compares operations and parameters of the dense and the slim network, and lists
+        every hidden width that stayed whole, with the reason and the line of the model's code.
+        """
         return summarize(self.model, self.split, self.masks)
 
 

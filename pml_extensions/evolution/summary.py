@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pml_extensions.evolution.weights import find_weights
 
-__all__ = ["Row", "Summary", "summarize"]
+__all__ = ["Row", "SlimSummary", "Summary", "summarize"]
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,33 @@ class Row:
 
 
 @dataclass(frozen=True)
+class SlimSummary:
+    """Dense against slim: parameters, operations of one input (torch's FLOP counter), and the widths that stayed whole.
+
+    ``whole`` has one line for each hidden width that could not be narrowed: its size, the reason, the line of the
+    model's code.
+    """
+
+    dense_parameters: int
+    slim_parameters: int
+    dense_operations: int
+    slim_operations: int
+    whole: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [
+            f"parameters  dense {self.dense_parameters:,}  slim {self.slim_parameters:,}",
+            f"operations  dense {self.dense_operations:,}  slim {self.slim_operations:,}",
+        ]
+        return "\n".join([*lines, *(f"stays whole: {line}" for line in self.whole)])
+
+
+@dataclass(frozen=True)
 class Summary:
     """The rows of all parameters, with totals; prints as a table. A parameter that is not split counts as fit."""
 
     rows: tuple[Row, ...]
+    slim: SlimSummary | None = None
 
     @property
     def split(self) -> tuple[Row, ...]:
@@ -49,10 +72,11 @@ class Summary:
             shape = "x".join(map(str, row.shape))
             lines.append((row.name, shape, f"{row.fit:,}", f"{row.reset:,}", row.reason))
         name, shape_, fit, reset, _ = (max(map(len, column)) for column in zip(*lines, strict=True))
-        return "\n".join(
+        table = "\n".join(
             f"{line[0]:<{name}}  {line[1]:>{shape_}}  {line[2]:>{fit}}  {line[3]:>{reset}}  {line[4]}".rstrip()
             for line in lines
         )
+        return table if self.slim is None else f"{table}\n{self.slim}"
 
 
 def summarize(model: nn.Module, split: Any, masks: Mapping[str, Tensor]) -> Summary:
@@ -66,4 +90,5 @@ def summarize(model: nn.Module, split: Any, masks: Mapping[str, Tensor]) -> Summ
         fit = int(masks[name].sum()) if name in masks else size
         reason = "" if name in masks else reasons.get(name, "left out by the split")
         rows.append(Row(name, tuple(parameter.shape), fit, size - fit, reason))
-    return Summary(tuple(rows))
+    slim = split.compare(model) if hasattr(split, "compare") else None
+    return Summary(tuple(rows), slim)

@@ -171,10 +171,11 @@ def run(arguments):
     if path.exists():
         with path.open() as file:
             done = {(r["name"], r["rate"], r["size"]) for r in map(json.loads, file)}
+    stop = time.monotonic() + arguments.seconds
     for name in chosen(arguments.out, arguments.models):
         for rate in arguments.rates:
             for size in arguments.sizes:
-                if (name, rate, size) not in done:
+                if (name, rate, size) not in done and time.monotonic() < stop:
                     row = forked(name, rate, size, arguments.checks, arguments.gibibytes)
                     with path.open("a") as file:
                         print(json.dumps(row), file=file)
@@ -200,6 +201,7 @@ def main():
     parser.add_argument("--rates", type=float, nargs="+", default=[0.5])
     parser.add_argument("--sizes", nargs="+", choices=["small", "default"], default=["small"])
     parser.add_argument("--checks", nargs="*", choices=CHECKS, default=list(CHECKS))
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no model after this time")
     parser.add_argument("--gibibytes", type=int, default=20)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -5,9 +5,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
 
+from pml_extensions.evolution.checks import check_model
+from pml_extensions.evolution.slim_recipe import recipe
+from pml_extensions.evolution.summary import SlimSummary
 from pml_extensions.evolution.weights import find_weights
 from pml_extensions.evolution.widths import Widths, analyse, cut, stand_in_inputs
+from pml_extensions.evolution.widths.forward import operations
 from pml_extensions.evolution.widths.inputs import ExampleInput
 
 __all__ = ["KELS"]
@@ -69,11 +74,30 @@ class KELS:
 
     def widths(self, model: nn.Module) -> Widths:
         """Return what the analysis of ``model`` found: what is kept of each tensor, and what stayed whole and why."""
+        check_model(model)
+        if isinstance(model, (OptimizedModule, torch.jit.ScriptModule)):
+            raise TypeError(
+                f"model must not be compiled, got {type(model).__name__}; split the original module and compile afterwards"
+            )
         return analyse(model, stand_in_inputs(model, self.example_input), self.rate, self.multiple)
 
     def slim(self, model: nn.Module) -> Any:
         """Return the fit-hypothesis of ``model`` alone: a new, narrower model of the same class."""
-        return cut(model, self.widths(model))
+        widths = self.widths(model)
+        slim = cut(model, widths)
+        slim.slim_recipe = recipe(model, self.rate, self.multiple, widths.watched.inputs)
+        return slim
+
+    def compare(self, model: nn.Module) -> SlimSummary:
+        """Return parameters and operations of ``model`` and of its slim network, and what stayed whole."""
+        widths = self.widths(model)
+        slim, inputs = cut(model, widths), widths.watched.inputs
+        batch = max(1, inputs[0].shape[0] if inputs and inputs[0].ndim else 1)
+        return SlimSummary(
+            *(sum(p.numel() for p in m.parameters()) for m in (model, slim)),
+            *(operations(m, inputs) // batch for m in (model, slim)),
+            tuple(f"{w.size} at {w.where}: {w.reason}" for w in widths.whole),
+        )
 
 
 def _mask(weight: Tensor, widths: Widths, name: str) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from pml_extensions.evolution.widths.axes import Axis
 from pml_extensions.evolution.widths.copies import copy_with, held_tensors
@@ -112,3 +113,12 @@ def shapes_of_output(model: nn.Module, inputs: tuple[Any, ...]) -> list[torch.Si
     lean = weightless(model)
     with undisturbed(), ShapesOnly([*tensors_in(inputs), *lean.parameters()]):
         return [tensor.shape for tensor in tensors_in(lean(*inputs))]
+
+
+def operations(model: nn.Module, inputs: tuple[Any, ...]) -> int:
+    """Return the floating-point operations of one forward pass, as torch's FLOP counter has them."""
+    lean = weightless(model)
+    counter = FlopCounterMode(display=False)
+    with undisturbed(), ShapesOnly([*tensors_in(inputs), *lean.parameters()]), counter:
+        lean(*inputs)
+    return counter.get_total_flops()

@@ -1,0 +1,274 @@
+"""KELS: its masks against the published rule, and the slim network against the dense one without its reset-hypothesis."""
+
+import copy
+import importlib.util
+import math
+import pickle
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from pml_extensions.evolution import KELS, WELS, KnowledgeEvolution, TracingError, find_weights, load_slim, save_slim
+
+spec = importlib.util.spec_from_file_location("slim_checks", Path(__file__).with_name("slim_checks.py"))
+slim_checks = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(slim_checks)
+
+
+def at(side, channels=3):
+    return torch.zeros(2, channels, side, side)
+
+
+SMALL = {
+    "test_resnet": 64, "test_efficientnet": 64, "test_byobnet": 64, "test_mambaout": 64, "test_convnext": 64, "test_nfnet": 64,
+    "test_vit": 64, "mobilenetv3_small_050": 64, "edgenext_xx_small": 64, "regnetx_002": 64, "repvit_m1": 64,
+    "ghostnet_050": 64, "fasternet_t0": 64, "xcit_nano_12_p8_224": 64, "levit_128s": 224, "tf_efficientnet_cc_b0_4e": 64,
+    "resnetv2_50d_gn": 64, "ecaresnet26t": 64, "deit_tiny_patch16_224": 224, "swin_tiny_patch4_window7_224": 224,
+}  # fmt: skip
+STRICT = {"test_resnet", "test_efficientnet", "mobilenetv3_small_050", "regnetx_002", "repvit_m1", "fasternet_t0", "levit_128s"}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_slim_is_the_dense_network_without_its_reset_hypothesis(name):
+    kind, error = slim_checks.exactness(timm.create_model(name).eval(), KELS(0.5, example_input=at(SMALL[name])))
+    assert error < 1e-9
+    if name in STRICT:
+        assert kind == "masked"
+
+
+@pytest.mark.parametrize("name", ["edgenext_xx_small", "resnetv2_50d_gn", "tf_efficientnet_cc_b0_4e", "deit_tiny_patch16_224"])
+def test_hard_cases_where_nothing_divides(name):
+    split = KELS(0.3, example_input=at(SMALL[name]))
+    model = timm.create_model(name).eval()
+    assert split.widths(model).whole == []
+    assert slim_checks.exactness(model, split)[1] < 1e-9
+
+
+def test_slim_is_exact_in_train_mode():
+    model = timm.create_model("test_resnet")
+    assert slim_checks.exactness(model, KELS(0.5, example_input=at(64)), train=True)[1] < 1e-9
+
+
+def leading(n, rate):
+    return range(-(-n * rate[0] // rate[1]))
+
+
+def published(weight, parts, rate, first, last):
+    """The published rule: leading ceil(rate * n) filters and kernels, of each part of a concatenation; float-free."""
+    mask = torch.zeros(weight.shape, dtype=torch.bool)
+    outputs = range(weight.shape[0]) if last else leading(weight.shape[0], rate)
+    inputs, start = [], 0
+    for part in [weight.shape[1]] if first else parts:
+        inputs.extend(start + i for i in (range(part) if first else leading(part, rate)))
+        start += part
+    for o in outputs:
+        mask[o, inputs] = True
+    return mask
+
+
+def densenet_parts(name, growth=32, start=64, blocks=(6, 12, 24, 16)):
+    """The parts that each convolution of DenseNet-121 reads."""
+    if name == "classifier":
+        return densenet_inputs(3, 16, growth, start, blocks)
+    words = name.split(".")[1:]
+    if words[0].startswith("transition"):
+        block = int(words[0][-1]) - 1
+        return densenet_inputs(block, blocks[block], growth, start, blocks)
+    if words[-1] == "conv1":
+        return densenet_inputs(int(words[0][-1]) - 1, int(words[1].removeprefix("denselayer")) - 1, growth, start, blocks)
+    return None
+
+
+def densenet_inputs(block, layer, growth, start, blocks):
+    width = start
+    for count in blocks[:block]:
+        width = (width + count * growth) // 2
+    return [width, *[growth] * layer]
+
+
+@pytest.mark.parametrize(("name", "rate"), [("resnet18", (1, 2)), ("resnet18", (3, 10)), ("densenet121", (1, 2)), ("densenet121", (3, 10))])
+def test_masks_are_the_published_ones(name, rate):
+    model = timm.create_model(name)
+    masks = KELS(rate[0] / rate[1], example_input=at(64))(model)
+    assert masks.keys() == find_weights(model).weights.keys()
+    for key, mask in masks.items():
+        layer = key.removesuffix(".weight")
+        parts = (densenet_parts(layer) if name == "densenet121" else None) or [mask.shape[1]]
+        first, last = layer in {"conv1", "features.conv0"}, layer in {"fc", "classifier"}
+        assert torch.equal(mask, published(mask, parts, rate, first, last)), key
+
+
+class Branches(nn.Module):
+    """An inception block: branches behind one another, then a classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 10, 3)
+        self.branches = nn.ModuleList(nn.Conv2d(10, n, 1) for n in (7, 12, 5))
+        self.fc = nn.Linear(24, 4)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        return self.fc(torch.cat([branch(x) for branch in self.branches], 1).mean((2, 3)))
+
+
+def test_masks_of_googlenet_like_branches():
+    model, rate = Branches(), (1, 2)
+    masks = KELS(0.5, example_input=at(8))(model)
+    assert torch.equal(masks["fc.weight"], published(model.fc.weight, [7, 12, 5], rate, first=False, last=True))
+    assert torch.equal(masks["stem.weight"], published(model.stem.weight, [3], rate, first=True, last=False))
+
+
+def test_multiple():
+    slim = KELS(0.5, multiple=8, example_input=at(8)).slim(Branches())
+    assert slim.stem.out_channels == 8
+    assert [branch.out_channels for branch in slim.branches] == [7, 8, 5]
+
+
+def test_user_model_is_untouched_and_random_state_unread():
+    model = timm.create_model("test_vit").train()
+    before, attributes = copy.deepcopy(model.state_dict()), pickle.dumps(model.blocks[0].attn)
+    state = torch.get_rng_state()
+    ke = KnowledgeEvolution(model, KELS(0.5))
+    slim = ke.slim()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert pickle.dumps(model.blocks[0].attn) == attributes
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in before.items())
+    assert model.training
+    assert slim.training
+    pointers = {p.data_ptr() for p in model.parameters()}
+    assert not pointers & {p.data_ptr() for p in slim.parameters()}
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
+def test_slim_keeps_timms_contract(name):
+    model = timm.create_model(name).eval()
+    split = KELS(0.5)
+    slim = split.slim(model).eval()
+    x = torch.randn(2, *model.pretrained_cfg["input_size"])
+    assert type(slim) is type(model)
+    features = slim.forward_features(x)
+    assert features.shape[-1 if features.ndim == 3 else 1] == slim.num_features
+    assert slim.forward_head(features, pre_logits=True).shape[-1] == slim.head_hidden_size
+    torch.testing.assert_close(slim.forward_head(features), slim(x))
+    intermediates = slim.forward_intermediates(x, intermediates_only=True)
+    channels = [entry["num_chs"] for entry in slim.feature_info]
+    assert [t.shape[1] for t in intermediates][-len(channels) :] == channels[-len(intermediates) :]
+    assert slim.get_classifier().in_features == slim.head_hidden_size
+    for again in (copy.deepcopy(slim), pickle.loads(pickle.dumps(slim))):  # noqa: S301
+        assert torch.equal(again(x), slim(x))
+    slim.reset_classifier(3)
+    assert slim(x[:1]).shape == (1, 3)
+    slim.train()(x).square().mean().backward()
+    assert all(p.grad is not None for p in slim.parameters())
+
+
+def test_export():
+    slim = KELS(0.5, example_input=at(64)).slim(timm.create_model("test_resnet").eval())
+    x = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(torch.export.export(slim, (x,)).module()(x), slim(x))
+
+
+def test_headless_model_keeps_its_embedding_and_fused_attention_agrees():
+    model = timm.create_model("test_vit", num_classes=0).eval()
+    slim = KELS(0.5).slim(model)
+    x = torch.randn(2, *model.pretrained_cfg["input_size"])
+    assert slim(x).shape == model(x).shape
+    fused = slim(x)
+    for block in slim.blocks:
+        block.attn.fused_attn = not block.attn.fused_attn
+    torch.testing.assert_close(slim(x), fused)
+
+
+def test_summary_compares_dense_and_slim():
+    summary = KnowledgeEvolution(timm.create_model("test_resnet"), KELS(0.5, example_input=at(64))).summary()
+    assert 0.2 < summary.slim.slim_parameters / summary.slim.dense_parameters < 0.4
+    assert 0.2 < summary.slim.slim_operations / summary.slim.dense_operations < 0.4
+    assert "operations" in str(summary)
+
+
+class FixedView(nn.Module):
+    """A width that a literal in the code holds fast."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(3, 12), nn.Linear(12, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.c(self.b(self.a(x).view(-1, 12)).relu())
+
+
+def test_a_width_that_cannot_be_narrowed_stays_whole_and_is_listed():
+    split = KELS(0.5, example_input=torch.zeros(2, 3))
+    model = FixedView()
+    slim = split.slim(model)
+    assert (slim.a.out_features, slim.b.out_features) == (12, 4)
+    (line,) = KnowledgeEvolution(model, split).summary().slim.whole
+    assert line.startswith("12 at ")
+    assert "test_kels.py" in line
+
+
+def test_save_and_load(tmp_path):
+    model = timm.create_model("test_resnet", num_classes=5, in_chans=1).eval()
+    slim = KELS(0.5).slim(model)
+    path = tmp_path / "slim.safetensors"
+    save_slim(slim, path)
+    x = torch.randn(2, 1, 64, 64)
+    assert torch.equal(load_slim(path)(x), slim(x))
+    slim.reset_classifier(2)
+    save_slim(slim, path)
+    assert load_slim(path)(x).shape == (2, 2)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="no complete safetensors"):
+        load_slim(path)
+    with pytest.raises(FileNotFoundError, match="save_slim"):
+        load_slim(tmp_path / "none")
+    with pytest.raises(TypeError, match="must come from"):
+        save_slim(model, path)
+
+
+def test_foreign_file(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, tmp_path / "a")
+    with pytest.raises(ValueError, match="not written by save_slim"):
+        load_slim(tmp_path / "a")
+    with pytest.raises(ValueError, match="timm architecture"):
+        save_slim(KELS(0.5, example_input=at(8)).slim(Branches()), tmp_path / "b")
+
+
+class DependsOnData(nn.Linear):
+    def forward(self, x):
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="rate must lie in"):
+        KELS(0)
+    with pytest.raises(TypeError, match="rate must be a number"):
+        KELS("half")
+    with pytest.raises(ValueError, match="multiple must be 1 or more"):
+        KELS(0.5, 0)
+    with pytest.raises(TypeError, match="multiple must be an int"):
+        KELS(0.5, 2.0)
+    with pytest.raises(TracingError, match="example_input is needed"):
+        KELS(0.5)(nn.Linear(3, 2))
+    with pytest.raises(TracingError, match="submodule '1'.*depends on data"):
+        KELS(0.5, example_input=torch.zeros(2, 3))(nn.Sequential(nn.Linear(3, 4), DependsOnData(4, 2)))
+    with pytest.raises(TracingError, match="could not be traced"):
+        KELS(0.5, example_input=torch.zeros(2, 5))(nn.Linear(3, 2))
+    with pytest.raises(TypeError, match="has no slim network"):
+        KnowledgeEvolution(nn.Linear(30, 20), WELS(0.5)).slim()
+    with pytest.raises(TypeError, match="must not be compiled"):
+        KELS(0.5, example_input=torch.zeros(2, 3))(torch.compile(nn.Linear(3, 2)))
+
+
+def test_ceil_of_every_width():
+    slim = KELS(0.3, example_input=at(64)).slim(timm.create_model("test_resnet"))
+    dense = timm.create_model("test_resnet")
+    for a, b in zip(dense.modules(), slim.modules(), strict=True):
+        if isinstance(a, nn.BatchNorm2d):
+            assert b.num_features == math.ceil(0.3 * a.num_features) == b.running_mean.numel()
