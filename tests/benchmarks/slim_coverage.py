@@ -161,7 +161,13 @@ def forked(name, rate, size, checks, gibibytes):
     with os.fdopen(read) as pipe:
         text = pipe.read()
     os.waitpid(child, 0)
-    killed = {"name": name, "module": _model_to_module[name], "rate": rate, "size": size, "error": "killed: memory or time"}
+    killed = {
+        "name": name,
+        "module": _model_to_module[name],
+        "rate": rate,
+        "size": size,
+        "error": "killed: memory or time",
+    }
     return json.loads(text) if text else killed
 
 

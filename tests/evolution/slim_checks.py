@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from unittest import mock
 
 import torch
-import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from pml_extensions.evolution.widths import cut, forward, stand_in_inputs
@@ -114,7 +113,7 @@ def put(x, small, index, dims):
 
 def confined(name, index, func, args, kwargs):
     """Run a reduction, a softmax or the batch norm of a weight over the kept entries of what it gathers over."""
-    x, *rest = args if args else (kwargs.pop("input"),)
+    x, *rest = args or (kwargs.pop("input"),)
     if name == "batch_norm":
         training = kwargs.get("training", rest[4] if len(rest) > 4 else False)
         dims = [d for d in range(x.ndim) if d != 1] if training else []
@@ -171,7 +170,9 @@ def without_dropped_entries(dense, widths):
             index = widths.kept(name)
             if index is not None:
                 where = [torch.from_numpy(i) for i in index]
-                parameter.copy_(put(parameter, pick(parameter, where, range(parameter.ndim)), where, range(parameter.ndim)))
+                parameter.copy_(
+                    put(parameter, pick(parameter, where, range(parameter.ndim)), where, range(parameter.ndim))
+                )
     return masked
 
 

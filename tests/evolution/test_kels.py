@@ -28,7 +28,15 @@ SMALL = {
     "ghostnet_050": 64, "fasternet_t0": 64, "xcit_nano_12_p8_224": 64, "levit_128s": 224, "tf_efficientnet_cc_b0_4e": 64,
     "resnetv2_50d_gn": 64, "ecaresnet26t": 64, "deit_tiny_patch16_224": 224, "swin_tiny_patch4_window7_224": 224,
 }  # fmt: skip
-STRICT = {"test_resnet", "test_efficientnet", "mobilenetv3_small_050", "regnetx_002", "repvit_m1", "fasternet_t0", "levit_128s"}
+STRICT = {
+    "test_resnet",
+    "test_efficientnet",
+    "mobilenetv3_small_050",
+    "regnetx_002",
+    "repvit_m1",
+    "fasternet_t0",
+    "levit_128s",
+}
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -39,7 +47,9 @@ def test_slim_is_the_dense_network_without_its_reset_hypothesis(name):
         assert kind == "masked"
 
 
-@pytest.mark.parametrize("name", ["edgenext_xx_small", "resnetv2_50d_gn", "tf_efficientnet_cc_b0_4e", "deit_tiny_patch16_224"])
+@pytest.mark.parametrize(
+    "name", ["edgenext_xx_small", "resnetv2_50d_gn", "tf_efficientnet_cc_b0_4e", "deit_tiny_patch16_224"]
+)
 def test_hard_cases_where_nothing_divides(name):
     split = KELS(0.3, example_input=at(SMALL[name]))
     model = timm.create_model(name).eval()
@@ -78,7 +88,9 @@ def densenet_parts(name, growth=32, start=64, blocks=(6, 12, 24, 16)):
         block = int(words[0][-1]) - 1
         return densenet_inputs(block, blocks[block], growth, start, blocks)
     if words[-1] == "conv1":
-        return densenet_inputs(int(words[0][-1]) - 1, int(words[1].removeprefix("denselayer")) - 1, growth, start, blocks)
+        return densenet_inputs(
+            int(words[0][-1]) - 1, int(words[1].removeprefix("denselayer")) - 1, growth, start, blocks
+        )
     return None
 
 
@@ -89,7 +101,9 @@ def densenet_inputs(block, layer, growth, start, blocks):
     return [width, *[growth] * layer]
 
 
-@pytest.mark.parametrize(("name", "rate"), [("resnet18", (1, 2)), ("resnet18", (3, 10)), ("densenet121", (1, 2)), ("densenet121", (3, 10))])
+@pytest.mark.parametrize(
+    ("name", "rate"), [("resnet18", (1, 2)), ("resnet18", (3, 10)), ("densenet121", (1, 2)), ("densenet121", (3, 10))]
+)
 def test_masks_are_the_published_ones(name, rate):
     model = timm.create_model(name)
     masks = KELS(rate[0] / rate[1], example_input=at(64))(model)

@@ -69,7 +69,8 @@ class KELS:
         """Return the masks of ``model``, which is not touched."""
         widths = self.widths(model)
         return {
-            name: _mask(weight, widths, name) for name, weight in find_weights(model, self.example_input).weights.items()
+            name: _mask(weight, widths, name)
+            for name, weight in find_weights(model, self.example_input).weights.items()
         }
 
     def widths(self, model: nn.Module) -> Widths:

@@ -10,7 +10,7 @@ from torch import nn
 
 from pml_extensions.evolution.widths.axes import Axis, Cat, Leaf, Reason, kept, leaves, resolve, size, slim_size
 from pml_extensions.evolution.widths.forward import Watched, watch
-from pml_extensions.evolution.widths.integers import Attribute
+from pml_extensions.evolution.widths.integers import Attribute, Equation, Size
 from pml_extensions.evolution.widths.locations import TracingError
 from pml_extensions.evolution.widths.solver import solve
 from pml_extensions.evolution.widths.system import conditions_of
@@ -64,6 +64,7 @@ def analyse(model: nn.Module, inputs: tuple[Any, ...], rate: float, multiple: in
     """
     watched = watch(model, inputs)
     trace = watched.trace
+    trace.equations.extend(Equation(attribute, "==", Size(axis)) for attribute, axis in watched.tells.items())
     targets = wanted_sizes(trace, rate, multiple)
     solution = solve(conditions_of(trace.equations, targets.keys()), targets)
     for leaf, reason in solution.frozen.items():
@@ -74,8 +75,6 @@ def analyse(model: nn.Module, inputs: tuple[Any, ...], rate: float, multiple: in
             f"{len(broken)} equations between sizes have no solution, the first at {broken[0].where}; no slim network "
             "can be made of this model, but splits of single weights (WELS) work"
         )
-    for attribute, axis in watched.tells.items():
-        solution.attributes.setdefault(attribute, slim_size(axis, solution.sizes))
     return Widths(watched, solution.sizes, solution.attributes, _whole(trace.weight_axes, solution.sizes))
 
 
@@ -89,7 +88,9 @@ def wanted_sizes(trace: Trace, rate: float, multiple: int) -> dict[Leaf, int]:
     axes = [resolve(axis) for axis, _ in trace.weight_axes]
     made = {leaf for known in trace.made_kernels for leaf in leaves((known,))}
     chosen: dict[Leaf, int] = {}
-    counts = {leaf for mixed, other in trace.mixtures if len(made.intersection(leaves(other))) > 1 for leaf in leaves(mixed)}
+    counts = {
+        leaf for mixed, other in trace.mixtures if len(made.intersection(leaves(other))) > 1 for leaf in leaves(mixed)
+    }
     for product in (p for axis in axes for p in _products(axis)):
         if len(product) > 1 and len(made.intersection(leaves(product))) < 2:
             _choose_factor(product, rate, multiple, chosen, counts)

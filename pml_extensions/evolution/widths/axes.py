@@ -242,7 +242,9 @@ def split_outer(factor: Factor, outer: int, where: str = "") -> Axis | None:
         return None
     for group in groups[1:]:
         unify(group, groups[0], where)
-    return resolve((*new_axis(outer, Reason("it counts the parts of a concatenation", where, by_design=True)), *groups[0]))
+    return resolve(
+        (*new_axis(outer, Reason("it counts the parts of a concatenation", where, by_design=True)), *groups[0])
+    )
 
 
 def _groups_of(parts: tuple[Axis, ...], length: int) -> list[Axis] | None:

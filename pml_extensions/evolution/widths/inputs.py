@@ -15,17 +15,19 @@ ExampleInput = Tensor | tuple[Tensor, ...] | None
 def stand_in_inputs(model: nn.Module, example_input: ExampleInput) -> tuple[Tensor, ...]:
     """Return stand-ins of the example input, or of the input that a timm model's configuration names.
 
+    Floating-point inputs get the type of the model's weights: only shapes matter here.
+
     Raises:
         TracingError: if there is no example input and the model does not say what it takes.
     """
+    dtype = next((p.dtype for p in model.parameters() if p.dtype.is_floating_point), torch.float32)
     if example_input is not None:
         given = example_input if isinstance(example_input, tuple) else (example_input,)
-        return tuple(stand_in(tensor.shape, tensor.dtype) for tensor in given)
+        return tuple(stand_in(t.shape, dtype if t.dtype.is_floating_point else t.dtype) for t in given)
     configuration: Any = getattr(model, "pretrained_cfg", None) or {}
     size = configuration.get("input_size")
     if size is None:
         raise TracingError("example_input is needed: the model has no timm configuration that names its input size")
-    dtype = next((p.dtype for p in model.parameters() if p.dtype.is_floating_point), torch.float32)
     return (stand_in((2, _channels(model, configuration, size[0]), *_image_size(model, size[1:])), dtype),)
 
 

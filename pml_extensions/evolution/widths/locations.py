@@ -1,7 +1,7 @@
 """Where in the model's code something happened, and the error that says so."""
 
 import sys
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -27,7 +27,7 @@ def where() -> str:
     return ""
 
 
-@lru_cache(maxsize=None)
+@cache
 def _short(name: str) -> str:
     """Return a path from its package on, as an import would name it."""
     path = Path(name)

@@ -15,6 +15,7 @@ from pml_extensions.evolution.widths.integers import Attribute
 from pml_extensions.evolution.widths.system import Condition, Term, Variable, eliminate, value_of, variables
 
 _REACH = 72  # how far from its present size a leaf is moved in one step
+_MISFIT = "its slim size fits no other that the code ties it to"
 _BEST = 24  # how many moves of one leaf are tried in pairs
 
 
@@ -86,6 +87,7 @@ class _Search:
         self.targets = dict(targets)
         self.sizes = dict(targets)
         self.frozen: dict[Leaf, Reason] = {}
+        self.moved: dict[Leaf, str] = {}
         self.attributes: dict[Attribute, int] = {}
 
     def run(self) -> None:
@@ -97,6 +99,10 @@ class _Search:
                 self.freeze_one(violated[0])
             else:
                 self.sizes.update(move)
+                self.moved.update(dict.fromkeys(move, violated[0].where))
+        for leaf, where in self.moved.items():
+            if self.sizes[leaf] == leaf.size:
+                self.frozen.setdefault(leaf, Reason(_MISFIT, where))
         self.attributes = determine(self.conditions, self.sizes)
 
     def violations(self, sizes: Mapping[Leaf, int]) -> list[Condition]:
@@ -106,14 +112,10 @@ class _Search:
     def best_move(self, violated: list[Condition]) -> dict[Leaf, int] | None:
         """Return the change that leaves the fewest violations at the least cost, or None if none helps."""
         free = self.free_leaves(violated)
-        singles = sorted(
-            (self.score({leaf: n}), i, {leaf: n}) for i, (leaf, n) in enumerate(self.moves(free))
-        )
+        singles = sorted((self.score({leaf: n}), i, {leaf: n}) for i, (leaf, n) in enumerate(self.moves(free)))
         if singles and singles[0][0][0] < len(violated):
             return singles[0][2]
-        pairs = [
-            a | b for (_, _, a), (_, _, b) in itertools.combinations(singles[:_BEST], 2) if a.keys() != b.keys()
-        ]
+        pairs = [a | b for (_, _, a), (_, _, b) in itertools.combinations(singles[:_BEST], 2) if a.keys() != b.keys()]
         scored = sorted((self.score(pair), i, pair) for i, pair in enumerate(pairs))
         return scored[0][2] if scored and scored[0][0][0] < len(violated) else None
 
@@ -143,7 +145,7 @@ class _Search:
     def freeze_one(self, condition: Condition) -> None:
         """Give the leaf of a condition back its dense size that leaves the fewest violations."""
         free = self.free_leaves([condition]) or [leaf for leaf in self.sizes if leaf not in self.frozen]
-        reason = Reason("its slim size fits no other that the code ties it to", condition.where)
+        reason = Reason(_MISFIT, condition.where)
         leaf = min(free, key=lambda candidate: len(self.violations({**self.sizes, candidate: candidate.size})))
         self.frozen[leaf] = reason
         self.sizes[leaf] = leaf.size

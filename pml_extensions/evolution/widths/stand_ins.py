@@ -87,7 +87,9 @@ class ShapesOnly(TorchDispatchMode):
         if packet in _SHAPE_OF_OPERAND or not any(t in self._unknown for t in tensors_in((args, kwargs))):
             return func(*args, **kwargs)
         if packet in _NEEDS_VALUES:
-            raise TracingError(f"{func} needs the values of an activation or a weight: control flow that depends on data")
+            raise TracingError(
+                f"{func} needs the values of an activation or a weight: control flow that depends on data"
+            )
         written = [a for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
         if written:
             out = self._written(func, args, kwargs)

@@ -64,8 +64,7 @@ def _expand(call: Call) -> Axes:
     axes = call.axes()
     padded = [()] * (call.out.ndim - len(axes)) + axes
     return [
-        axis if size(axis) == length else new_axis(length)
-        for axis, length in zip(padded, call.out.shape, strict=True)
+        axis if size(axis) == length else new_axis(length) for axis, length in zip(padded, call.out.shape, strict=True)
     ]
 
 

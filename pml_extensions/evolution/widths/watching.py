@@ -41,7 +41,10 @@ class WatchIntegers(TorchFunctionMode):
 
     def _shape(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tensor, *rest = args
-        sizes = [self._traced(length, Size(axis)) for length, axis in zip(tensor.shape, self._trace.axes(tensor), strict=True)]
+        sizes = [
+            self._traced(length, Size(axis))
+            for length, axis in zip(tensor.shape, self._trace.axes(tensor), strict=True)
+        ]
         dim = rest[0] if rest else kwargs.get("dim")
         return torch.Size(sizes) if dim is None else sizes[dim]
 
@@ -89,4 +92,3 @@ def with_integers(value: Any, changes: Mapping[tuple[Any, ...], int]) -> Any:
 
 def _below(changes: Mapping[tuple[Any, ...], int], place: Any) -> dict[tuple[Any, ...], int]:
     return {places[1:]: value for places, value in changes.items() if places and places[0] == place}
-
