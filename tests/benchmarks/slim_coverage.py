@@ -101,12 +101,16 @@ def examine(name, rate, size, checks):
     row |= {"params": dense_params, "ratio": round(slim_params / dense_params, 4)}
     batch = torch.randn(example.shape)
     for check in checks:
-        try:
-            row[check] = globals()[f"check_{check}"](model, slim, split, batch)
-        except Exception as error:  # noqa: BLE001  # a line of the table
-            row[check] = False
-            row[f"{check}_error"] = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+        row |= outcome(check, model, slim, split, batch)
     return row
+
+
+def outcome(check, *what):
+    try:
+        return {check: globals()[f"check_{check}"](*what)}
+    except Exception as error:  # noqa: BLE001  # a line of the table
+        first = next(iter(str(error).splitlines()), "")[:200]
+        return {check: False, f"{check}_error": f"{type(error).__name__}: {first}"}
 
 
 def check_runs(model, slim, split, batch):
@@ -193,10 +197,8 @@ def summary(row):
         return f"{row['name']:40} {row['rate']} {row['size']:7} {row.get('error') or row['skipped']}"
     marks = " ".join(f"{check}={row[check]}" for check in CHECKS if check in row)
     errors = " ".join(f"[{v}]" for k, v in row.items() if k.endswith("_error"))
-    return (
-        f"{row['name']:40} {row['rate']} {row['side']:4} {row['seconds']:6.2f}s ratio {row['ratio']:.3f} {marks} {errors}"
-        f" {row['whole'] or ''}"
-    )
+    figures = f"{row['side']:4} {row['seconds']:6.2f}s ratio {row['ratio']:.3f}"
+    return f"{row['name']:40} {row['rate']} {figures} {marks} {errors} {row['whole'] or ''}"
 
 
 def main():

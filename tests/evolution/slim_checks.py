@@ -65,7 +65,7 @@ class KeptChannels(TorchFunctionMode):
             return func(*args, **kwargs)
         call = next(self.calls)
         x = args[0] if args else kwargs["input"]
-        assert call.name == name and [size(a) for a in call.axes[1:]] == list(x.shape[1:]), (name, call, x.shape)
+        assert (call.name, [size(a) for a in call.axes[1:]]) == (name, list(x.shape[1:]))
         index = [torch.from_numpy(kept(axis, self.sizes)) for axis in call.axes]
         if name in {"layer_norm", "rms_norm", "group_norm"}:
             return self._norm(name, call, index, func, args, kwargs)
@@ -75,7 +75,7 @@ class KeptChannels(TorchFunctionMode):
             return func(*args, **kwargs)
         return confined(name, index, func, args, kwargs)
 
-    def _norm(self, name, call, index, func, args, kwargs):
+    def _norm(self, name, call, index, func, args, kwargs):  # noqa: PLR0917
         names = {"layer_norm": ["input", "normalized_shape", "weight", "bias", "eps"],
                  "rms_norm": ["input", "normalized_shape", "weight", "eps"],
                  "group_norm": ["input", "num_groups", "weight", "bias", "eps"]}[name]  # fmt: skip

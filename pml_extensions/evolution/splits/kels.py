@@ -78,7 +78,7 @@ class KELS:
         check_model(model)
         if isinstance(model, (OptimizedModule, torch.jit.ScriptModule)):
             raise TypeError(
-                f"model must not be compiled, got {type(model).__name__}; split the original module and compile afterwards"
+                f"model must not be compiled, got {type(model).__name__}; split the original and compile it afterwards"
             )
         return analyse(model, stand_in_inputs(model, self.example_input), self.rate, self.multiple)
 
@@ -95,8 +95,10 @@ class KELS:
         slim, inputs = cut(model, widths), widths.watched.inputs
         batch = max(1, inputs[0].shape[0] if inputs and inputs[0].ndim else 1)
         return SlimSummary(
-            *(sum(p.numel() for p in m.parameters()) for m in (model, slim)),
-            *(operations(m, inputs) // batch for m in (model, slim)),
+            sum(p.numel() for p in model.parameters()),
+            sum(p.numel() for p in slim.parameters()),
+            operations(model, inputs) // batch,
+            operations(slim, inputs) // batch,
             tuple(f"{w.size} at {w.where}: {w.reason}" for w in widths.whole),
         )
 

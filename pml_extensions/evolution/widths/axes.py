@@ -281,12 +281,10 @@ def _split_leaf(leaf: Leaf, offset: int) -> tuple[Axis, Axis]:
 
 def _split_cat(cat: Cat, offset: int) -> tuple[Axis, Axis] | None:
     before: list[Axis] = []
-    for index, part in enumerate(cat.parts):
-        if size(part) > offset:
-            break
-        before.append(part)
-        offset -= size(part)
-    after = list(cat.parts[index:])
+    after = list(cat.parts)
+    while size(after[0]) <= offset:
+        before.append(after.pop(0))
+        offset -= size(before[-1])
     if offset:
         pieces = split_at(after.pop(0), offset)
         if pieces is None:

@@ -59,7 +59,7 @@ class Call:
     def dim(self, name: str = "dim", of: str = "self") -> int:
         """Return a dimension argument counted from the front."""
         rank = self.arguments[of].ndim
-        return int(self.arguments[name]) % max(rank, 1)
+        return int(self.arguments[name]) % max(int(rank), 1)
 
     def dims(self, name: str = "dim", of: str = "self") -> list[int]:
         """Return a list of dimensions counted from the front; None or an empty list means all."""

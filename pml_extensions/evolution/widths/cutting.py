@@ -30,13 +30,13 @@ def cut(model: nn.Module, widths: Widths) -> Any:
     slim = copy_with(model, slim_tensor)
     modules = dict(slim.named_modules())
     for (path, name), places in widths.changes().items():
-        held = vars(modules[path])
+        held = modules[path].__dict__
         if hasattr(held[name], "info"):  # timm's FeatureInfo keeps its list there
             held[name].info = with_integers(held[name].info, places)
         else:
             held[name] = with_integers(held[name], places)
     for module in modules.values():
-        vars(module).update(derived_integers(module))
+        module.__dict__.update(derived_integers(module))
     _set_default_scales(modules, widths)
     _check(slim, widths)
     return slim
@@ -68,4 +68,4 @@ def _set_default_scales(modules: dict[str, nn.Module], widths: Widths) -> None:
         dense, slim = math.prod(f.size for f in axis), widths.slim_size(axis)
         for name, value in list(vars(modules[path]).items()):
             if isinstance(value, float) and value == dense**-0.5:
-                vars(modules[path])[name] = slim**-0.5
+                modules[path].__dict__[name] = slim**-0.5

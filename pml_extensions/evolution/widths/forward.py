@@ -41,14 +41,14 @@ class Watched:
 def weightless(model: nn.Module) -> Any:
     """Return a deep copy of a model with stand-ins for its parameters, on the CPU, in eval mode."""
 
-    def replacement(name: str, tensor: Tensor) -> Tensor:
+    def replacement(_name: str, tensor: Tensor) -> Tensor:
         if isinstance(tensor, nn.Parameter):
             return stand_in_parameter(tensor)
         return tensor.detach().cpu().clone()
 
     lean = copy_with(model, replacement).eval()
     for module in lean.modules():
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):  # noqa: SLF001  # of our own copy
             for key in [k for k, hook in hooks.items() if not type(hook).__module__.startswith("torch.")]:
                 del hooks[key]
     return lean
@@ -63,7 +63,7 @@ def undisturbed() -> Iterator[None]:
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.autocast("cpu", enabled=False))
         stack.callback(setattr, torch.backends.mkldnn, "enabled", torch.backends.mkldnn.enabled)
-        torch.backends.mkldnn.enabled = False
+        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]  # a property in disguise
         yield
 
 

@@ -98,7 +98,7 @@ class TracedInt(int):
     expression: Expression
     equations: list[Equation]
 
-    def __new__(cls, value: int, expression: Expression, equations: list[Equation]) -> "TracedInt":
+    def __new__(cls, value: int, expression: Expression, equations: list[Equation]) -> "TracedInt":  # noqa: PYI034  # Self needs Python 3.11
         """Return ``value`` with the expression that gave it, noting comparisons in ``equations``."""
         traced = super().__new__(cls, value)
         traced.expression = expression

@@ -15,7 +15,7 @@ class TracingError(RuntimeError):
 
 
 def where() -> str:
-    """Return file and line of the innermost code of the model, which is neither torch's nor ours, or an empty string."""
+    """Return file and line of the innermost code of the model (not torch's, not ours), or an empty string."""
     frame = sys._getframe(1)  # noqa: SLF001  # the only way to the line of the model's code
     while frame is not None:
         name = frame.f_code.co_filename

@@ -24,7 +24,7 @@ _TABLE: list[tuple[type[nn.Module], dict[str, SizeOf]]] = [
 
 
 def sizes_of(module: nn.Module) -> Iterator[tuple[str, str, int]]:
-    """Yield (attribute, tensor, dimension): the attribute is the size of that dimension of that tensor of the module."""
+    """Yield (attribute, tensor, dimension): the attribute is the size of that dimension of that tensor."""
     for kind, attributes in _TABLE:
         if isinstance(module, kind) and not (kind is _ConvNd and isinstance(module, _ConvTransposeNd)):
             for attribute, (tensor, dimension) in attributes.items():

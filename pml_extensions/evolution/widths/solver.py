@@ -40,7 +40,7 @@ def solve(conditions: list[Condition], targets: Mapping[Leaf, int]) -> Solution:
     for component in components(remaining):
         _solve_component(component, solution)
     for attribute, term in definitions.items():
-        values: dict[Variable, int] = {**solution.sizes, **solution.attributes}
+        values = _joined(solution.sizes, solution.attributes)
         solution.attributes[attribute] = value_of(term, values)
     return solution
 
@@ -106,7 +106,7 @@ class _Search:
         self.attributes = determine(self.conditions, self.sizes)
 
     def violations(self, sizes: Mapping[Leaf, int]) -> list[Condition]:
-        values: dict[Variable, int] = {**sizes, **determine(self.conditions, sizes)}
+        values = _joined(sizes, determine(self.conditions, sizes))
         return [c for c in self.conditions if not c.holds(values)]
 
     def best_move(self, violated: list[Condition]) -> dict[Leaf, int] | None:
@@ -153,7 +153,7 @@ class _Search:
 
 def determine(conditions: list[Condition], sizes: Mapping[Leaf, int]) -> dict[Attribute, int]:
     """Return values of the attributes for given sizes: from the equations with one unknown, else the dense value."""
-    values: dict[Variable, int] = dict(sizes)
+    values = _joined(sizes, {})
     unknown = sorted({v for c in conditions for v in c.variables() if isinstance(v, Attribute)}, key=_by_dense)
     while unknown:
         found = _one_unknown(conditions, values)
@@ -161,6 +161,13 @@ def determine(conditions: list[Condition], sizes: Mapping[Leaf, int]) -> dict[At
         values[attribute] = value
         unknown.remove(attribute)
     return {v: n for v, n in values.items() if isinstance(v, Attribute)}
+
+
+def _joined(sizes: Mapping[Leaf, int], attributes: Mapping[Attribute, int]) -> dict[Variable, int]:
+    values: dict[Variable, int] = {}
+    values.update(sizes.items())
+    values.update(attributes.items())
+    return values
 
 
 def _by_dense(attribute: Attribute) -> tuple[int, str]:
@@ -186,7 +193,7 @@ def _one_unknown(conditions: list[Condition], values: Mapping[Variable, int]) ->
     return rounded  # type: ignore[return-value]
 
 
-def _invert(term: Term, target: int, values: Mapping[Variable, int]) -> tuple[int | None, bool]:
+def _invert(term: Term, target: int, values: Mapping[Variable, int]) -> tuple[int | None, bool]:  # noqa: PLR0911
     """Solve ``term == target`` for the one variable without a value; tell whether the solution is the only one."""
     if not isinstance(term, tuple):
         return target, True

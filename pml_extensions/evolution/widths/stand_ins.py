@@ -1,7 +1,7 @@
 """A forward pass that computes shapes alone: weights and activations without values, and without memory.
 
-A stand-in is one zero, expanded with strides of zero to the shape it stands for. The mode below lets whatever depends on
-a stand-in give stand-ins again, their shapes from the meta kernels; what depends on none of them (position tables,
+A stand-in is one zero, expanded with strides of zero to the shape it stands for. The mode below lets whatever depends
+on a stand-in give stand-ins again, their shapes from the meta kernels; what depends on none of them (position tables,
 masks, window indices) is computed as ever. So the largest network is traced in the time that its Python code takes.
 """
 
@@ -50,7 +50,7 @@ def tensors_in(tree: Any) -> list[Tensor]:
     return [tensor for item in tree for tensor in tensors_in(item)]
 
 
-class ShapesOnly(TorchDispatchMode):
+class ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch is untyped there
     """Run a forward pass on stand-ins.
 
     Args:
@@ -58,7 +58,7 @@ class ShapesOnly(TorchDispatchMode):
     """
 
     def __init__(self, unknown: Iterable[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch is untyped there
         self._unknown = WeakTensorKeyDictionary()
         for tensor in unknown:
             self.hide(tensor)

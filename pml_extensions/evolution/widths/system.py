@@ -143,7 +143,7 @@ def _definitions(conditions: list[Condition], known: Mapping[Attribute, Term]) -
     fresh: dict[Attribute, Term] = {}
     for c in conditions:
         for attribute, term in ((c.left, c.right), (c.right, c.left)):
-            if c.relation == "==" and isinstance(attribute, Attribute) and attribute not in known:
-                if not any(isinstance(v, Attribute) for v in variables(term)):
-                    fresh.setdefault(attribute, term)
+            bare = c.relation == "==" and isinstance(attribute, Attribute) and attribute not in known
+            if bare and not any(isinstance(v, Attribute) for v in variables(term)):
+                fresh.setdefault(attribute, term)
     return fresh

@@ -80,7 +80,7 @@ def _entries(model: nn.Module) -> list[Any]:
 
 
 def new_classifier(model: nn.Module, trace: Trace, forward: Callable[[], Any]) -> None:
-    """Give a traced copy a new classifier and run it: what its layers were made with are sizes of their weights' axes."""
+    """Give a traced copy a new classifier and run it: what its layers were made with are sizes of their weights."""
     reset = getattr(model, "reset_classifier", None)
     if reset is None:
         return

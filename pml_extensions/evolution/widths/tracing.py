@@ -20,7 +20,7 @@ aten = torch.ops.aten
 _PRODUCTS = {aten.mm, aten.bmm, aten.addmm, aten.baddbmm, aten.convolution, aten.mv, aten.index, aten.embedding}
 
 
-class Trace(ShapesOnly):
+class Trace(ShapesOnly):  # type: ignore[no-untyped-call]  # torch is untyped there
     """The axes of every tensor and the equations of every integer of a forward pass.
 
     Attributes:
@@ -51,7 +51,7 @@ class Trace(ShapesOnly):
 
     def axes(self, tensor: Tensor) -> Axes:
         """Return the axes of a tensor, new ones if it is seen for the first time."""
-        known: Axes | None = self._axes.get(tensor)
+        known: Axes | None = self._axes.get(tensor)  # type: ignore[no-untyped-call]  # torch is untyped there
         if known is None:
             integer = not (tensor.dtype.is_floating_point or tensor.dtype.is_complex)
             reason = Reason("a table of integers", where(), by_design=True) if integer else None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
-from pml_extensions.evolution.widths.axes import Axis, is_frozen, resolve, size, split_at, split_outer
+from pml_extensions.evolution.widths.axes import Axis, Factor, is_frozen, resolve, size, split_at, split_outer
 from pml_extensions.evolution.widths.integers import Equation, Expression, Operation, Size, TracedInt, expression_of
 from pml_extensions.evolution.widths.locations import where
 
@@ -130,7 +130,8 @@ def _repeat(use: Use) -> None:
 
 def leading(axis: Axis, length: int) -> Axis:
     """Return the outer factors of an axis that have the given size together, or a frozen stand-in of it."""
-    axis, outer = resolve(axis), []
+    axis = resolve(axis)
+    outer: list[Factor] = []
     for factor in axis:
         if size(tuple(outer)) >= length:
             break
@@ -155,7 +156,7 @@ def _split(use: Use) -> None:
 
 def _dim(use: Use, position: int) -> int:
     tensor = use.args[0] if use.args else use.kwargs["input"]
-    return int(use.argument(position, "dim") or 0) % tensor.ndim
+    return int(use.argument(position, "dim") or 0) % int(tensor.ndim)
 
 
 @use("chunk")

@@ -121,10 +121,8 @@ def _convolution(call: Call) -> Axes:
             call.trace.made_kernels.update(leaves(axis))
     for axis in kernel:
         call.freeze(axis, "a kernel", by_design=True)
-    if call["transposed"]:
-        out = _channels(call, first, channels, second)
-    else:
-        out = _channels(call, channels, first, second)
+    tied = (first, channels) if call["transposed"] else (channels, first)
+    out = _channels(call, *tied, second)
     if call["bias"] is not None:
         call.unify(out, call.axes("bias")[0])
     pointwise = all(n == 1 for n in call["weight"].shape[2:])
@@ -171,17 +169,22 @@ def _batch_norm(call: Call) -> list[Axes]:
 
 @rule(aten.native_layer_norm)
 def _layer_norm(call: Call) -> list[Axes]:
+    return _normalised(call)
+
+
+@rule(aten._fused_rms_norm)
+def _rms_norm(call: Call) -> list[Axes]:
+    return _normalised(call)[: len(call.out)]
+
+
+def _normalised(call: Call) -> list[Axes]:
+    """Tie the last axes of the input to those of the affine terms; statistics have size one there."""
     axes = list(call.axes("input"))
     rank = len(call["normalized_shape"])
     for name in ("weight", "bias"):
         if call.get(name) is not None:
             axes[-rank:] = [call.unify(a, b) for a, b in zip(axes[-rank:], call.axes(name), strict=True)]
     return [axes, *([*axes[:-rank], *([()] * rank)] for _ in call.out[1:])]
-
-
-@rule(aten._fused_rms_norm)
-def _rms_norm(call: Call) -> list[Axes]:
-    return _layer_norm(call)[: len(call.out)]
 
 
 @rule(aten.native_group_norm)
