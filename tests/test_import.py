@@ -10,6 +10,8 @@ import pml_extensions
 
 HOSTS = ("torch", "pytorch_metric_learning", "timm", "captum")
 HOSTS_OF = {
+    "pml_extensions.losses": {"torch", "pytorch_metric_learning"},
+    "pml_extensions.miners": {"torch", "pytorch_metric_learning"},
     "pml_extensions": set(),
     "pml_extensions.regularizers": {"torch", "pytorch_metric_learning"},
 }
