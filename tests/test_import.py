@@ -12,6 +12,8 @@ HOSTS = ("torch", "pytorch_metric_learning", "timm", "captum")
 HOSTS_OF = {
     "pml_extensions.losses": {"torch", "pytorch_metric_learning"},
     "pml_extensions.miners": {"torch", "pytorch_metric_learning"},
+    "pml_extensions.models": {"torch"},
+    "pml_extensions.trainers": {"torch", "pytorch_metric_learning"},
     "pml_extensions": set(),
     "pml_extensions.regularizers": {"torch", "pytorch_metric_learning"},
 }

@@ -115,12 +115,11 @@ class SemiHardTripletLoss(BaseMetricLossFunction):
 
     def _mean(self, mining: SemiHardMining) -> Tensor:
         distances = mining.dissimilarity
-        total = SumOverManyPositives.apply(distances.x, distances.y, mining, self._losses)
+        total: Tensor = SumOverManyPositives.apply(distances.x, distances.y, mining, self._losses)
         if mining.few_pairs:
             anchors, positives, negatives, _ = mining.triplets_of_few()
-            total = (
-                total + self._losses(distances.pairs(anchors, positives) - distances.pairs(anchors, negatives)).sum()
-            )
+            gaps = distances.pairs(anchors, positives) - distances.pairs(anchors, negatives)
+            total = total + self._losses(gaps).sum()
         return total / mining.pairs
 
     def _losses(self, gaps: Tensor) -> Tensor:

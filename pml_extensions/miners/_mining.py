@@ -67,7 +67,8 @@ class SemiHardMining:
             few.sum(),
             count.count_nonzero(),
         ]
-        self.pairs, self.few_pairs, self.width, few_rows, busy_rows = torch.stack(summary).tolist()
+        counts: list[int] = torch.stack(summary).tolist()  # the one wait for a GPU that the sizes of the lists need
+        self.pairs, self.few_pairs, self.width, few_rows, busy_rows = counts
         everyone = torch.arange(len(labels), device=labels.device)
         all_few = few_rows == busy_rows == len(labels)
         self.few = everyone if all_few else (few & (count > 0)).nonzero().squeeze(1)
