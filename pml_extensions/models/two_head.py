@@ -73,6 +73,7 @@ class TwoHead(nn.Module):
             raise ValueError(f"embedding_size must be at least 1, got {embedding_size}")
         self.model = model
         self.pooling = pooling
+        self._normalizes_in_head = normalizes_in_head(model)
         like = next(model.parameters())
         width = self._width(input_size)
         self.embedding = nn.Linear(width, embedding_size, device=like.device, dtype=like.dtype)
@@ -80,8 +81,14 @@ class TwoHead(nn.Module):
     def forward(self, images: Tensor) -> TwoHeadOutput:
         """Return logits and embeddings of ``images``."""
         features = self.model.forward_features(images)
-        logits = self.model.forward_head(features)
-        embeddings = self.embedding(self._pooled(features))
+        if self.pooling == "flatten":
+            logits, pooled = self.model.forward_head(features), flattened(features)
+        elif self._normalizes_in_head:
+            pooled = self.model.forward_head(features, pre_logits=True)
+            logits = self.model.get_classifier()(pooled)
+        else:
+            logits, pooled = self.model.forward_head(features), self.model.forward_head(features, pre_logits=True)
+        embeddings = self.embedding(pooled.flatten(1))
         wide = torch.promote_types(embeddings.dtype, torch.float32)
         return TwoHeadOutput(logits, F.normalize(embeddings.to(wide), dim=1))
 
@@ -106,13 +113,6 @@ class TwoHead(nn.Module):
                 raise
             return getattr(self.model, name)
 
-    def _pooled(self, features: Any) -> Tensor:
-        if self.pooling == "avg":
-            pooled: Tensor = self.model.forward_head(features, pre_logits=True)
-            return pooled.flatten(1)
-        maps = features if isinstance(features, list | tuple) else [features]
-        return torch.cat([one.flatten(1) for one in maps], dim=1)
-
     def _width(self, input_size: tuple[int, int, int] | None) -> int:
         if self.pooling == "avg":
             return int(self.model.head_hidden_size)
@@ -125,7 +125,22 @@ class TwoHead(nn.Module):
         finally:
             for module, mode in modes.items():
                 module.training = mode
-        return self._pooled(features).shape[1]
+        return flattened(features).shape[1]
+
+
+def flattened(features: Any) -> Tensor:
+    """Return the last feature map, or the last maps of a model with several branches, as rows."""
+    maps = features if isinstance(features, list | tuple) else [features]
+    return torch.cat([one.flatten(1) for one in maps], dim=1)
+
+
+def normalizes_in_head(model: Any) -> bool:
+    """Return whether the head has a batch norm before its classifier, whose statistics must see each batch once."""
+    head, classifier = getattr(model, "head", None), model.get_classifier()
+    if not isinstance(head, nn.Module) or not isinstance(classifier, nn.Module):
+        return False
+    own = set(classifier.modules())
+    return any(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module not in own for module in head.modules())
 
 
 def check_classifier(model: Any) -> None:

@@ -13,6 +13,9 @@ from pml_extensions.losses import SemiHardTripletLoss
 from pml_extensions.miners import SemiHardMiner
 from pml_extensions.trainers import TrainTwoHead
 
+# the host prints its losses with their gradients
+pytestmark = pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad:UserWarning")
+
 LABELS = torch.arange(64) % 4
 IMAGES = nn.functional.one_hot(LABELS, 6).float() + 0.3 * torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
 
