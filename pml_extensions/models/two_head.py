@@ -135,12 +135,14 @@ def flattened(features: Any) -> Tensor:
 
 
 def normalizes_in_head(model: Any) -> bool:
-    """Return whether the head has a batch norm before its classifier, whose statistics must see each batch once."""
-    head, classifier = getattr(model, "head", None), model.get_classifier()
-    if not isinstance(head, nn.Module) or not isinstance(classifier, nn.Module):
-        return False
-    own = set(classifier.modules())
-    return any(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module not in own for module in head.modules())
+    """Return whether pre-logits pass a batch norm of the head, whose statistics must see each batch once.
+
+    So it is in efficientvit_mit, cpubone and lowformer, whose heads begin with a convolution called ``in_conv``; there
+    the classifier reads the pre-logits as they are.
+    """
+    parts = [getattr(owner, "in_conv", None) for owner in (model, getattr(model, "head", None))]
+    modules = (module for part in parts if isinstance(part, nn.Module) for module in part.modules())
+    return any(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in modules)
 
 
 def check_classifier(model: Any) -> None:
