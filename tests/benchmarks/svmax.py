@@ -1,6 +1,6 @@
 """Time, memory and accuracy of SVMax's value and gradient against torch.linalg.svdvals and the matrix-product floor.
 
-Run from the root: python tests/benchmarks/svmax.py (on a GPU where there is one). Prints the table of docs/benchmarks.md.
+Run from the root: python tests/benchmarks/svmax.py. Prints the table of docs/benchmarks.md.
 """
 
 import argparse

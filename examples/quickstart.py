@@ -1,0 +1,167 @@
+"""Train small retrieval networks on real images, with and without the parts of pml_extensions.
+
+The images are scikit-learn's handwritten digits. Run from the root: python examples/quickstart.py
+Each part prints a table and writes a figure into DIR.
+"""
+
+import argparse
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, stdev
+
+import matplotlib as mpl
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from pytorch_metric_learning import losses, samplers, trainers
+from pytorch_metric_learning.distances import CosineSimilarity
+from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+from pytorch_metric_learning.utils.inference import CustomKNN
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from pml_extensions.regularizers import SVMaxRegularizer, effective_rank, mean_singular_value
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+IMAGE_SIZE = 24
+EMBEDDING_SIZE = 64
+LEARNING_RATE = 0.1
+ITERATIONS = 120
+BATCH_SIZE = 80
+PER_CLASS = 16
+SEEDS = 3
+
+
+@dataclass
+class Digits:
+    """Images and labels: half of the classes to train on, the others to retrieve."""
+
+    seen: TensorDataset
+    unseen: TensorDataset
+
+    @classmethod
+    def load(cls) -> "Digits":
+        """Return classes 0 to 4 as seen and 5 to 9 as unseen ones."""
+        digits = load_digits()
+        images = torch.tensor(digits.images / 8 - 1, dtype=torch.float32).unsqueeze(1)
+        images = F.interpolate(images, size=IMAGE_SIZE, mode="bilinear")
+        labels = torch.tensor(digits.target)
+        return cls(*(TensorDataset(images[part], labels[part]) for part in (labels < 5, labels >= 5)))
+
+
+def set_seed(seed: int) -> None:
+    """Seed the generators that pytorch-metric-learning's sampler and the model's initialisation draw from."""
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
+@torch.no_grad()
+def embed(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the unit-length embeddings of images."""
+    model.eval()
+    return F.normalize(torch.cat([model(chunk) for chunk in images.split(256)]))
+
+
+def retrieval(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return recall at 1 and MAP@R, each image searched for among all the others."""
+    calculator = AccuracyCalculator(
+        include=("precision_at_1", "mean_average_precision_at_r"), knn_func=CustomKNN(CosineSimilarity())
+    )
+    accuracy = calculator.get_accuracy(embeddings, labels)
+    return {"R@1": accuracy["precision_at_1"], "MAP@R": accuracy["mean_average_precision_at_r"]}
+
+
+@dataclass
+class Run:
+    """What one training gave: the measures on unseen classes, and the singular values of every batch's embeddings."""
+
+    measures: dict[str, float]
+    spectra: list[Tensor] = field(default_factory=list)
+
+
+def train_retrieval(digits: Digits, loss: nn.Module, seed: int) -> Run:
+    """Train a small network with a metric loss by pytorch-metric-learning's own trainer, and measure it."""
+    set_seed(seed)
+    model = timm.create_model("resnet10t", in_chans=1, num_classes=EMBEDDING_SIZE)
+    labels = digits.seen.tensors[1]
+    spectra: list[Tensor] = []
+    batch: list[Tensor] = []
+    model.register_forward_hook(lambda _module, _inputs, output: batch.append(F.normalize(output.detach())))
+    trainers.MetricLossOnly(
+        models={"trunk": model},
+        optimizers={"trunk_optimizer": torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=0.9)},
+        batch_size=BATCH_SIZE,
+        loss_funcs={"metric_loss": loss},
+        dataset=digits.seen,
+        sampler=samplers.MPerClassSampler(
+            labels, m=PER_CLASS, batch_size=BATCH_SIZE, length_before_new_iter=len(labels)
+        ),
+        iterations_per_epoch=ITERATIONS,
+        dataloader_num_workers=0,
+        end_of_iteration_hook=lambda _trainer: spectra.append(torch.linalg.svdvals(batch.pop())),
+    ).train()
+    images, labels = digits.unseen.tensors
+    embeddings = embed(model, images)
+    measures = retrieval(embeddings, labels)
+    measures["mean singular value"] = mean_singular_value(embeddings).item()
+    measures["effective rank"] = effective_rank(embeddings).item()
+    return Run(measures, spectra)
+
+
+def print_table(title: str, rows: dict[str, list[Run]]) -> None:
+    """Print the mean and the standard deviation of every measure over the seeds."""
+    print(f"\n{title}; mean ± standard deviation of {SEEDS} seeds")
+    names = list(next(iter(rows.values()))[0].measures)
+    print(f"{'':<24}" + "".join(f"{name:>22}" for name in names))
+    for row, runs in rows.items():
+        cells = ([run.measures[name] for run in runs] for name in names)
+        print(f"{row:<24}" + "".join(f"{f'{mean(cell):.3f} ± {stdev(cell):.3f}':>22}" for cell in cells))
+
+
+def svmax(digits: Digits, seeds: range, out: Path) -> None:
+    """Contrastive training at a large learning rate, without and with the SVMax regularizer."""
+    kinds: dict[str, Callable[[], nn.Module]] = {
+        "contrastive": losses.ContrastiveLoss,
+        "contrastive + SVMax": lambda: losses.ContrastiveLoss(
+            embedding_regularizer=SVMaxRegularizer(), embedding_reg_weight=1.0
+        ),
+    }
+    runs = {kind: [train_retrieval(digits, make(), seed) for seed in seeds] for kind, make in kinds.items()}
+    print_table(f"SVMax: retrieval of unseen classes, learning rate {LEARNING_RATE}", runs)
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    for axis, (kind, of_kind) in zip(axes, runs.items(), strict=True):
+        spectra = torch.stack([torch.stack(run.spectra) for run in of_kind]).mean(0)
+        for index in (0, 1, 2, 4, 8, 16, 32, EMBEDDING_SIZE - 1):
+            axis.semilogy(spectra[:, index], color=plt.cm.viridis(index / EMBEDDING_SIZE), label=index + 1)
+        axis.set(title=kind, xlabel="iteration", ylim=(1e-4, None))
+    axes[0].set_ylabel("singular value of a batch")
+    axes[1].legend(title="largest = 1", loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(out / "svmax.png", dpi=120)
+    print(f"figure: {out / 'svmax.png'}")
+
+
+PARTS: tuple[Callable[[Digits, range, Path], None], ...] = (svmax,)
+
+
+def main() -> None:
+    """Run every part."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder of the figures (default: out)")
+    parser.add_argument("--seed", type=int, default=0, help="first of the seeds (default: 0)")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("PML").setLevel(logging.WARNING)
+    digits = Digits.load()
+    for part in PARTS:
+        part(digits, range(arguments.seed, arguments.seed + SEEDS), arguments.out)
+
+
+if __name__ == "__main__":
+    main()
