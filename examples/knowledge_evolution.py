@@ -163,7 +163,7 @@ def draw(scores: dict[str, list[list[float]]], measure: str, epochs: int) -> plt
         low, high = by_generation.aminmax(dim=0)
         axes.fill_between(x, low, high, color=f"C{colour}", alpha=0.12, linewidth=0)
     axes.set(xlabel=f"generation ({epochs} epochs each)", ylabel=measure, xticks=list(x))
-    axes.legend(frameon=False)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
