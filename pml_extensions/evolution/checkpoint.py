@@ -1,0 +1,59 @@
+"""The state of Knowledge Evolution as plain values: one bit a weight, and what tells whether it fits a model."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = ["pack", "unpack"]
+
+VERSION = 1
+
+
+def pack(model: nn.Module, split: Any, masks: Mapping[str, Tensor], seed: int, generation: int) -> dict[str, Any]:
+    """Return the state: numbers, strings, and uint8 tensors that hold eight mask elements a byte."""
+    return {
+        "version": VERSION,
+        "architecture": _fingerprint(model),
+        "split": _description(split),
+        "seed": seed,
+        "generation": generation,
+        "masks": {name: _bits(mask) for name, mask in masks.items()},
+    }
+
+
+def unpack(model: nn.Module, split: Any, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], int, int]:
+    """Return masks, seed and generation of a state; raise ValueError unless it fits model and split."""
+    expected = {"version": VERSION, "architecture": _fingerprint(model), "split": _description(split)}
+    missing = {*expected, "seed", "generation", "masks"} - set(state)
+    if missing:
+        raise ValueError(f"state must come from KnowledgeEvolution.state_dict(), but it lacks {sorted(missing)}")
+    for key, value in expected.items():
+        if state[key] != value:
+            raise ValueError(f"state was saved for another {key}: got {state[key]!r}, expected {value!r}")
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    masks = {name: _mask(bits, shapes[name]) for name, bits in state["masks"].items()}
+    return masks, state["seed"], state["generation"]
+
+
+def _fingerprint(model: nn.Module) -> str:
+    """Return the class of a model with a digest of its parameters' names and shapes."""
+    shapes = [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()]
+    return f"{type(model).__name__}-{hashlib.sha256(repr(shapes).encode()).hexdigest()[:16]}"
+
+
+def _description(split: Any) -> str:
+    """Return what a split prints as, without addresses in memory."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(split))
+
+
+def _bits(mask: Tensor) -> Tensor:
+    return torch.from_numpy(np.packbits(mask.numpy()))
+
+
+def _mask(bits: Tensor, shape: torch.Size) -> Tensor:
+    return torch.from_numpy(np.unpackbits(bits.cpu().numpy(), count=shape.numel())).bool().reshape(shape)

@@ -1,0 +1,187 @@
+"""Knowledge Evolution: train a network in generations, and reset a part of its weights between them.
+
+Source: Taha, Shrivastava and Davis, arXiv:2103.05152 (CVPR 2021), and the published code. Here the model and its
+training loop stay the user's own; only the weights change, between generations.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pml_extensions.evolution import checkpoint
+from pml_extensions.evolution.bits import difference, write
+from pml_extensions.evolution.checks import check_masks, check_model
+from pml_extensions.evolution.draws import draw, generator_for
+from pml_extensions.evolution.resetting import KaimingNormal, KaimingUniform, ResettingRule
+from pml_extensions.evolution.summary import Summary, summarize
+
+__all__ = ["Generation", "KnowledgeEvolution", "Split"]
+
+Split = Callable[[nn.Module], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One generation of training; ``index`` counts from 0."""
+
+    index: int
+
+
+class KnowledgeEvolution:
+    """Split a model's weights once into a fit- and a reset-hypothesis, and reset the latter between generations.
+
+    A generation trains the whole network, in whatever way. The next one starts from W <- M * W + (1 - M) * W_random,
+    where the mask M is 1 on the fit-hypothesis. Between the resets nothing is hooked, wrapped or copied: a training
+    step costs what it did.
+
+    Args:
+        model: the network, on any device. Its parameters are written in place, so optimisers, compiled models and
+            views keep them.
+        split: called once with the model; returns for each parameter to split (by its name in
+            ``model.named_parameters()``) a bool mask of its shape, True = fit-hypothesis. :class:`WELS`,
+            :class:`LaterLayers`, :class:`LastLayer`, :class:`Magnitude`, or any function of that form.
+        rule: draws W_random; see :mod:`pml_extensions.evolution.resetting`.
+        seed: of the draws. They depend on it, on the generation and on the parameter alone, not on the device, the
+            rank or what training did to the global generators.
+        reset_frozen: also reset parameters that do not require gradients when a generation starts.
+
+    Attributes:
+        masks: name -> bool mask on the CPU (one byte a weight), fixed over the generations.
+        generation: index of the current generation.
+
+    Raises:
+        TypeError: if ``model`` is no module, or the split returns something else than bool masks by name.
+        ValueError: if the model is on the meta device, quantised or not yet initialised, or if the split finds no
+            parameter, names an unknown one, or returns a mask of another shape.
+
+    Example:
+        >>> from pml_extensions.evolution import WELS
+        >>> model = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> for generation in KnowledgeEvolution(model, WELS(0.5)).generations(3):
+        ...     print(f"train generation {generation.index} here")
+        train generation 0 here
+        train generation 1 here
+        train generation 2 here
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Split,
+        *,
+        rule: ResettingRule = KaimingUniform(),  # noqa: B008 (immutable)
+        seed: int = 0,
+        reset_frozen: bool = False,
+    ) -> None:
+        check_model(model)
+        self.model = model
+        self.split = split
+        self.rule = rule
+        self.seed = seed
+        self.reset_frozen = reset_frozen
+        self.generation = 0
+        self.masks: dict[str, Tensor] = check_masks(model, split(model))
+        if all(bool(mask.all()) for mask in self.masks.values()):
+            warnings.warn(f"{split} keeps every weight: a reset will change nothing", stacklevel=2)
+
+    def reset(self) -> Generation:
+        """Start the next generation: W <- M * W + (1 - M) * W_random, in place; returns the new generation.
+
+        If the rule raises, nothing was written and the generation is the old one.
+        """
+        self._redraw(self.rule, self.generation + 1, self.masks)
+        self.generation += 1
+        return Generation(self.generation)
+
+    def start(self, rule: ResettingRule = KaimingNormal()) -> Generation:  # noqa: B008 (immutable)
+        """Draw all split weights, of both hypotheses, and begin at generation 0: the published start from scratch."""
+        self._redraw(rule, "start", {name: torch.zeros((), dtype=torch.bool) for name in self.masks})
+        self.generation = 0
+        return Generation(self.generation)
+
+    def generations(
+        self, n: int, *, optimizer: Optimizer | None = None, progress: bool = False
+    ) -> Iterator[Generation]:
+        """Yield the generations up to the n-th: the current one as it is, each later one after a reset.
+
+        Args:
+            n: number of all generations, those already trained included.
+            optimizer: its state (momentum and the like) is cleared at each reset. The published code makes a new
+                optimiser and schedule for each generation instead.
+            progress: show a progress bar over the generations (tqdm).
+
+        Raises:
+            ValueError: if the model is already beyond the n-th generation.
+        """
+        if isinstance(n, bool) or not isinstance(n, int):
+            raise TypeError(f"n must be an int, the number of all generations, got {type(n).__name__}")
+        if n <= self.generation:
+            raise ValueError(
+                f"n counts all generations and must be at least {self.generation + 1}: the current one has index "
+                f"{self.generation}; got {n}"
+            )
+        if optimizer is not None and not isinstance(optimizer, Optimizer):
+            raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        generations = self._generations(n, optimizer)
+        if not progress:
+            return generations
+        from tqdm.auto import tqdm  # type: ignore[import-untyped]  # noqa: PLC0415 (on request)
+
+        return iter(tqdm(generations, desc="generation", total=n, initial=self.generation))
+
+    def _generations(self, n: int, optimizer: Optimizer | None) -> Iterator[Generation]:
+        yield Generation(self.generation)
+        while self.generation + 1 < n:
+            self.reset()
+            _clear_state(optimizer)
+            yield Generation(self.generation)
+
+    def _redraw(self, rule: ResettingRule, key: int | str, masks: Mapping[str, Tensor]) -> None:
+        """Draw new values for all weights first, then write those where the mask is False."""
+        parameters = {
+            name: (place, parameter)
+            for place, (name, parameter) in enumerate(self.model.named_parameters())
+            if name in masks and (parameter.requires_grad or self.reset_frozen)
+        }
+        generators = {name: generator_for(self.seed, key, place) for name, (place, _) in parameters.items()}
+        values = draw(self.model, rule, generators)
+        differences = [
+            difference(
+                parameter, values.pop(name).to(parameter.device, parameter.dtype), masks[name].to(parameter.device)
+            )
+            for name, (_, parameter) in parameters.items()
+        ]
+        write([parameter for _, parameter in parameters.values()], differences)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what, beside the model's own state, is needed to go on: plain numbers, strings and one bit a weight.
+
+        Save it with the state of the model and the optimiser; ``torch.load`` reads it with ``weights_only=True``.
+        """
+        return checkpoint.pack(self.model, self.split, self.masks, self.seed, self.generation)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``: masks, seed and generation are taken from it; the model's weights are not touched.
+
+        Raises:
+            ValueError: if the state is of another architecture, another split or another version of the format.
+        """
+        self.masks, self.seed, self.generation = checkpoint.unpack(self.model, self.split, state)
+
+    def summary(self) -> Summary:
+        """Return a table of all parameters: how many lie in each hypothesis, and why a parameter is not split."""
+        return summarize(self.model, self.split, self.masks)
+
+
+def _clear_state(optimizer: Optimizer | None) -> None:
+    """Forget momentum and the like, also in an optimiser that another one wraps (Lookahead)."""
+    if optimizer is not None:
+        optimizer.state.clear()
+        for inner in vars(optimizer).values():
+            if isinstance(inner, Optimizer):
+                _clear_state(inner)

@@ -1,0 +1,195 @@
+"""Split every architecture of timm by WELS and reset it; write what happened to docs/coverage_wels.md.
+
+    python tests/benchmarks/evolution_coverage.py --seconds 600   # again and again, until nothing is left
+    python tests/benchmarks/evolution_coverage.py --table
+
+Each name is a line of the results file, so an interrupted run goes on where it stopped. Every model is constructed on
+the meta device, where its weights are told from its other parameters. Up to --max-parameters it is then given memory
+(zeros; bfloat16 beyond 400 million parameters), split by WELS(0.5) and reset, and every element is checked: the
+fit-hypothesis and whatever is not split are still zero, the reset-hypothesis is not.
+"""
+
+import argparse
+import json
+import resource
+import time
+import warnings
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import timm
+import torch
+from timm.models import model_entrypoint
+from torch import nn
+
+from pml_extensions.evolution import WELS, KnowledgeEvolution, find_weights
+
+RATE = 0.5
+BFLOAT16_FROM = 400_000_000
+
+
+def meta_model(name: str) -> nn.Module:
+    with torch.device("meta"):
+        return timm.create_model(name)
+
+
+def survey(name: str) -> dict:
+    """Construct a model without memory, and tell its weights from its other parameters of two and more axes."""
+    model = meta_model(name)
+    weights, reasons = find_weights(model)
+    parameters, layers = dict(model.named_parameters()), dict(model.named_modules())
+
+    def kind(parameter: str) -> str:
+        layer, _, attribute = parameter.rpartition(".")
+        return f"{type(layers[layer]).__name__}.{attribute}"
+
+    return {
+        "name": name,
+        "module": model_entrypoint(name).__module__.rpartition(".")[2],
+        "parameters": sum(parameter.numel() for parameter in parameters.values()),
+        "weights": len(weights),
+        "weight_elements": sum(weight.numel() for weight in weights.values()),
+        "weight_kinds": Counter(map(kind, weights)),
+        "other_kinds": Counter(f"{kind(p)}: {reason}" for p, reason in reasons.items() if parameters[p].ndim > 1),
+    }
+
+
+def reset(name: str, parameters: int, weights: int) -> dict:
+    """Split and reset a model of zeros; return the share of the fit-hypothesis, or raise if an element is wrong."""
+    model = meta_model(name).to(torch.bfloat16 if parameters > BFLOAT16_FROM else torch.float32).to_empty(device="cpu")
+    with torch.no_grad():
+        for tensor in [*model.parameters(), *model.buffers()]:
+            tensor.zero_()
+    start = time.perf_counter()
+    ke = KnowledgeEvolution(model, WELS(RATE))
+    split = time.perf_counter()
+    ke.reset()
+    done = time.perf_counter()
+    check(len(ke.masks) == weights, f"{len(ke.masks)} parameters split, expected {weights}")
+    kept = total = 0
+    for key, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        written = int(tensor.detach().count_nonzero())
+        if key not in ke.masks:
+            check(written == 0, f"{key} is not split but was written")
+            continue
+        fit = int(ke.masks[key].sum())
+        check(int((tensor.detach() != 0).logical_and_(ke.masks[key]).sum()) == 0, f"{key}: fit-hypothesis was written")
+        check(written >= 0.999 * (tensor.numel() - fit), f"{key}: reset-hypothesis was not drawn")  # a draw may be zero
+        kept, total = kept + fit, total + tensor.numel()
+    check(
+        abs(kept - RATE * total) < 5 * (total * RATE * (1 - RATE)) ** 0.5, f"share of the fit-hypothesis {kept / total}"
+    )
+    return {"fit": kept / total, "split_seconds": split - start, "reset_seconds": done - split}
+
+
+def check(condition: bool, what: str) -> None:
+    if not condition:
+        raise RuntimeError(what)
+
+
+def visit(name: str, known: dict, limit: int) -> dict:
+    """Return what is known of a name after one more step; an error is a result, too."""
+    try:
+        row = known or survey(name)
+        if row["parameters"] <= limit and "fit" not in row:
+            row = {**row, **reset(name, row["parameters"], row["weights"])}
+    except Exception as error:  # noqa: BLE001 (every failure belongs in the table)
+        return {**known, "name": name, "error": f"{type(error).__name__}: {error}"}
+    return {key: value for key, value in row.items() if key != "error"}
+
+
+def left(name: str, known: dict[str, dict], limit: int) -> bool:
+    row = known.get(name)
+    return row is None or (row.get("parameters", 0) <= limit and "fit" not in row)
+
+
+def run(results: Path, limit: int, seconds: float) -> None:
+    known = read(results)
+    todo = sorted((name for name in timm.list_models() if left(name, known, limit)), key=lambda n: n in known)
+    stop = time.monotonic() + seconds
+    with results.open("a") as file:
+        for done, name in enumerate(todo):
+            if time.monotonic() > stop:
+                print(f"{len(todo) - done} of {len(timm.list_models())} names are left")
+                return
+            file.write(json.dumps(visit(name, known.get(name, {}), limit)) + "\n")
+            file.flush()
+    print("nothing is left")
+
+
+def read(results: Path) -> dict[str, dict]:
+    rows = map(json.loads, results.read_text().splitlines()) if results.exists() else ()
+    return {row["name"]: row for row in rows}
+
+
+def table(known: dict[str, dict]) -> str:
+    """Return the page: totals, one row a module, what else was split or left alone, and every exception."""
+    rows = [known[name] for name in timm.list_models() if name in known]
+    failed = [row for row in rows if "error" in row]
+    good = [row for row in rows if "error" not in row]
+    real = [row for row in good if "fit" in row]
+    largest = max((row["parameters"] for row in real), default=0)
+    lines = [
+        "# Coverage: WELS on every architecture of timm",
+        "",
+        "Printed by `python tests/benchmarks/evolution_coverage.py --table`, after runs of that script, which says at",
+        f"its beginning what is checked. timm {timm.__version__}, torch {torch.__version__}, CPU.",
+        "",
+        f"- timm has {len(timm.list_models())} names; {len(good)} were constructed and surveyed, {len(failed)} failed.",
+        f"- {len(real)} (up to {largest / 1e6:,.0f} M parameters) were split, reset and checked element by element.",
+        f"- {len(good) - len(real)} more were constructed and surveyed on the meta device alone.",
+        "",
+        "## By module",
+        "",
+        "| module | names | largest (M parameters) | weights (% of parameters) | split and reset | fit-hypothesis |",
+        "|---|---|---|---|---|---|",
+    ]
+    by_module = defaultdict(list)
+    for row in good:
+        by_module[row["module"]].append(row)
+    for module, group in sorted(by_module.items()):
+        shares = [100 * row["weight_elements"] / row["parameters"] for row in group]
+        fits = [row["fit"] for row in group if "fit" in row]
+        fit = f"{min(fits):.3f} to {max(fits):.3f}" if fits else ""
+        lines.append(
+            f"| {module} | {len(group)} | {max(row['parameters'] for row in group) / 1e6:,.1f} "
+            f"| {min(shares):.1f} to {max(shares):.1f} | {len(fits)} | {fit} |"
+        )
+    lines += ["", "## What counts as a weight", "", *kinds(good, "weight_kinds")]
+    lines += ["", "## What does not, of the parameters with two and more axes", "", *kinds(good, "other_kinds")]
+    lines += ["", "## Failures", "", *([f"- {row['name']}: {row['error']}" for row in failed] or ["None."])]
+    return "\n".join(lines) + "\n"
+
+
+def kinds(rows: list[dict], column: str) -> list[str]:
+    models, parameters = Counter(), Counter()
+    for row in rows:
+        models.update(row[column].keys())
+        parameters.update(row[column])
+    return [
+        "| layer and attribute | names | parameters |",
+        "|---|---|---|",
+        *(f"| {kind} | {models[kind]} | {parameters[kind]} |" for kind in sorted(models)),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    root = Path(__file__).parents[2]
+    parser.add_argument("--results", type=Path, default=root / "out" / "coverage_wels.jsonl")
+    parser.add_argument("--max-parameters", type=float, default=100e6)
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--gibibytes", type=float, default=16, help="limit of this process")
+    parser.add_argument("--table", action="store_true", help="write docs/coverage_wels.md from the results so far")
+    arguments = parser.parse_args()
+    if arguments.table:
+        (root / "docs" / "coverage_wels.md").write_text(table(read(arguments.results)))
+        return
+    arguments.results.parent.mkdir(exist_ok=True)
+    resource.setrlimit(resource.RLIMIT_DATA, (int(arguments.gibibytes * 2**30),) * 2)
+    warnings.filterwarnings("ignore", message="Overwriting|.*deprecated")
+    run(arguments.results, int(arguments.max_parameters), arguments.seconds)
+
+
+if __name__ == "__main__":
+    main()
