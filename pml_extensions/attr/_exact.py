@@ -57,13 +57,14 @@ def _tail_is_affine(problem: Problem) -> Tensor:
     filters = F.normalize(noise, dim=0).expand(problem.examples, -1)
     slope = _slope(problem, probe)
     with torch.no_grad():
-        output = problem.output(filters.unflatten(1, problem.grid))
+        output = problem.output(filters.reshape(-1, *problem.grid))
     seen = (probe * (output - problem.original)).flatten(1)
     foretold = _change(slope, None, filters)
     scale = torch.linalg.vector_norm(seen, dim=1)
     rounding = (probe * problem.original).flatten(1).norm(dim=1)
     tolerance = _tolerance(problem)
-    return (seen.sum(1) - foretold).abs() <= 10 * tolerance * scale + tolerance * rounding
+    affine: Tensor = (seen.sum(1) - foretold).abs() <= 10 * tolerance * scale + tolerance * rounding
+    return affine
 
 
 def _slope(problem: Problem, cotangent: Tensor) -> Tensor:
@@ -74,7 +75,7 @@ def _slope(problem: Problem, cotangent: Tensor) -> Tensor:
 def _jacobian(problem: Problem) -> Tensor:
     """Return the derivative of the output with respect to each place, (H * W, B, ...)."""
     places = math.prod(problem.grid)
-    basis = torch.eye(places).to(problem.original).unflatten(1, problem.grid)
+    basis = torch.eye(places).to(problem.original).reshape(-1, *problem.grid)
     basis = basis.unsqueeze(1).expand(-1, problem.examples, -1, -1)
     with torch.no_grad():
         nothing = problem.output(torch.zeros_like(basis[0]))

@@ -24,7 +24,8 @@ def refuse_foreign_layer(layer: nn.Module, model: nn.Module | None) -> None:
     """Raise a ValueError if the layer is seen not to be in the network."""
     if model is not None and not any(module is layer for module in model.modules()):
         raise ValueError(
-            f"layer must be a module of forward_func, got a {type(layer).__name__} that {type(model).__name__} does not hold"
+            f"layer must be a module of forward_func, got a {type(layer).__name__} that is not in the "
+            f"{type(model).__name__}"
         )
 
 

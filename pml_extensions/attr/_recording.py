@@ -43,17 +43,16 @@ class Recording:
         values: dict[int, Tensor] = {0: activation}
         for operation in self._operations:
             args, kwargs = tree_map_only(_Slot, lambda slot: values[slot.index], (operation.args, operation.kwargs))
-            for index, leaf in zip(operation.results, tree_leaves(operation.function(*args, **kwargs)), strict=True):
-                if index is not None:
-                    values[index] = leaf
+            results = zip(operation.results, tree_leaves(operation.function(*args, **kwargs)), strict=True)
+            values.update({index: leaf for index, leaf in results if index is not None})
         return values[self._result]
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch is partly untyped
     """Record what depends on an activation, from ``begin`` to ``end``, while this mode is on."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.begin(None)
 
     def begin(self, activation: Tensor | None) -> None:

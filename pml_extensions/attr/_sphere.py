@@ -58,4 +58,5 @@ def _times(matrix: Tensor, vector: Tensor) -> Tensor:
 
 
 def _norm(vector: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(vector, dim=1, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
+    return norm

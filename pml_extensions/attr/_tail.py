@@ -1,4 +1,4 @@
-"""One forward pass of a network that brings back a layer's activation, the output, and the way from one to the other."""
+"""One forward pass of a network that brings back a layer's activation, the output, and the way between them."""
 
 import threading
 import warnings
@@ -48,7 +48,7 @@ class Site:
             verb = "takes" if self.to_input else "returns"
             shapes = [tuple(tensor.shape) for tensor in tensors]
             raise ValueError(
-                f"layer must {verb[:-1]} one tensor, but {_kind(self.layer)} {verb} {len(tensors)}, of shapes {shapes}; "
+                f"layer must deal with one tensor, but {_kind(self.layer)} {verb} {len(tensors)}, of shapes {shapes}; "
                 "pass a layer before or inside it that deals with one"
             )
         if not tensors[0].is_floating_point():
@@ -91,7 +91,7 @@ def capture(run: Run, site: Site) -> Capture:
         given = piece.clone()  # no leaf: the network may write into it
         if threading.get_ident() == caller:
             if not recording_on:
-                recorder.__enter__()
+                recorder.__enter__()  # type: ignore[no-untyped-call] # torch is partly untyped
             recording_on = True
             recorder.begin(given)
         return given
@@ -101,7 +101,7 @@ def capture(run: Run, site: Site) -> Capture:
             output = run()
     finally:
         if recording_on:
-            recorder.__exit__(None, None, None)
+            recorder.__exit__(None, None, None)  # type: ignore[no-untyped-call]
     if not pieces.tensors:
         raise ValueError(f"layer {_kind(site.layer)} is never reached when forward_func runs; pass one that is")
     recording = recorder.end(output)
@@ -149,7 +149,7 @@ class _Pieces:
 
     def split(self, activation: Tensor) -> dict[torch.device, Tensor]:
         devices = self.devices()
-        parts = activation.split([len(self.tensors[device]) for device in devices])
+        parts = torch.split(activation, [len(self.tensors[device]) for device in devices])
         return {device: part.to(device) for device, part in zip(devices, parts, strict=True)}
 
 

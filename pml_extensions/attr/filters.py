@@ -37,7 +37,7 @@ class UnitNorm:
 
     def __call__(self, parameters: Tensor, grid: tuple[int, int]) -> Tensor:
         """Return p / ||p||."""
-        return F.normalize(parameters, dim=1).unflatten(1, grid)
+        return (F.normalize(parameters, dim=1)).reshape(-1, *grid)
 
 
 class Softmax:
@@ -54,7 +54,7 @@ class Softmax:
 
     def __call__(self, parameters: Tensor, grid: tuple[int, int]) -> Tensor:
         """Return softmax(p)."""
-        return parameters.softmax(dim=1).unflatten(1, grid)
+        return (parameters.softmax(dim=1)).reshape(-1, *grid)
 
 
 class Gaussian:
@@ -86,4 +86,4 @@ class Gaussian:
         )
         row_part = -(((rows - parameters[:, :1]) / self.std) ** 2) / 2
         column_part = -(((columns - parameters[:, 1:]) / self.std) ** 2) / 2
-        return (row_part.unsqueeze(2) + column_part.unsqueeze(1)).flatten(1).softmax(dim=1).unflatten(1, grid)
+        return ((row_part.unsqueeze(2) + column_part.unsqueeze(1)).flatten(1).softmax(dim=1)).reshape(-1, *grid)

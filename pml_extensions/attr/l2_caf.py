@@ -1,8 +1,8 @@
 """L2-CAF: the filter of unit norm over an image's places that keeps what a network says, as an attention map.
 
-Source: Taha, Yang, Shrivastava and Davis, A generic visualization approach for convolutional neural networks, ECCV 2020,
-arXiv:2007.09748. Other than there: the minimum is found in closed form where there is one, by a quasi-Newton method
-elsewhere; any layer of any network will do; an output may be kept close to another image's.
+Source: Taha, Yang, Shrivastava and Davis, A generic visualization approach for convolutional neural networks, ECCV
+2020, arXiv:2007.09748. Other than there: the minimum is found in closed form where there is one, by a quasi-Newton
+method elsewhere; any layer of any network will do; an output may be kept close to another image's.
 """
 
 from collections.abc import Callable, Sequence
@@ -58,8 +58,9 @@ class L2CAF(LayerAttribution):
     - a reference R: min ||R - NT_f(x)||^2 (a pair of images);
     - any other callable ``objective``.
 
-    Where what follows the layer is affine (global pooling and a linear layer, say) the global minimum is found in closed
-    form, at about the price of ``LayerGradCam``; elsewhere by ``solver``, which runs only what follows the layer.
+    Where what follows the layer is affine (global pooling and a linear layer, say) the global minimum is found in
+    closed form, at about the price of ``LayerGradCam``; elsewhere by ``solver``, which runs only what follows the
+    layer.
 
     Args:
         forward_func: the network, or a function that calls it, as everywhere in captum.
@@ -88,8 +89,8 @@ class L2CAF(LayerAttribution):
         super().__init__(forward_func, layer, device_ids)
         self.layout = layout
 
-    @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator, unused-ignore] # captum's own habit; NoiseTunnel unwraps it
-    def attribute(
+    @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator] # captum's own habit: NoiseTunnel unwraps it
+    def attribute(  # noqa: PLR0917
         self,
         inputs: Tensor | tuple[Tensor, ...],
         target: Target | None = None,

@@ -7,7 +7,7 @@ value, and class or register tokens get one.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -111,41 +111,42 @@ def find_layout(shape: torch.Size, image: Grid | None, model: nn.Module | None, 
         ValueError: if the activation has no places, or if more than one layout fits.
     """
     owners = list(_modules_around(layer, model)) if model is not None else []
+    fits: list[Layout] = []
     if len(shape) == 4:
-        fits = [layout for layout in (ChannelsFirst(), ChannelsLast()) if _is_map(layout.grid(shape), image)]
-        if len(fits) == 2:
-            named = {"NCHW": ChannelsFirst(), "NHWC": ChannelsLast()}.get(_fact(owners, "output_fmt"))
-            fits = [named] if named else fits
+        maps: list[Layout] = [ChannelsFirst(), ChannelsLast()]
+        fits = [layout for layout in maps if _is_map(layout.grid(shape), image)]
+        named = {"NCHW": maps[:1], "NHWC": maps[1:]}
+        fits = named.get(str(_fact(owners, "output_fmt")), fits) if len(fits) == 2 else fits
     elif len(shape) == 3:
         fits = _token_layouts(shape, image, owners)
-    else:
-        fits = []
     if len(fits) == 1:
         return fits[0]
+    finding = f"could be read as any of {fits}" if fits else "has no places that could be told from its shape"
     raise ValueError(
-        f"the layer's activation of shape {tuple(shape)} "
-        + (
-            f"could be read as any of {fits}; say"
-            if fits
-            else "has no places that could be told from its shape; if it has some, say"
-        )
-        + " which with layout=ChannelsFirst(), ChannelsLast() or Tokens((H, W), prefix=...)"
+        f"the layer's activation of shape {tuple(shape)} {finding}; pass a layer with a feature map, or say "
+        "how this one is laid out with layout=ChannelsFirst(), ChannelsLast() or Tokens((H, W), prefix=...)"
     )
 
 
 def _token_layouts(shape: torch.Size, image: Grid | None, owners: list[nn.Module]) -> list[Layout]:
-    known_prefix, known_grid = _fact(owners, "num_prefix_tokens"), _fact(owners, "patch_embed", "grid_size")
+    known_prefix = cast("int | None", _fact(owners, "num_prefix_tokens"))
+    known_grid = cast("Grid | None", _fact(owners, "patch_embed", "grid_size") or _fact(owners, "stem", "grid_size"))
     prefixes = (0, 1) if known_prefix is None else (known_prefix,)
-    fits = [Tokens(grid, prefix) for prefix in prefixes if (grid := _grid_of(shape[1] - prefix, image, known_grid))]
-    if known_prefix is None and any(_grid_of(shape[2] - prefix, image, None) for prefix in prefixes):
-        return [*fits, "(B, C, H * W), which no layout describes"]
-    return fits
+    grids = {prefix: _grid_of(shape[1] - prefix, image, known_grid) for prefix in prefixes}
+    fits = [Tokens(grid, prefix) for prefix, grid in grids.items() if grid is not None]
+    known = known_prefix is not None or any(fit.size == known_grid for fit in fits)
+    if fits and not known and any(_grid_of(shape[2] - prefix, image, None) for prefix in prefixes):
+        raise ValueError(
+            f"the layer's activation of shape {tuple(shape)} has places that could be its second or its third "
+            f"dimension; if they are the second, say so with layout={fits[0]}"
+        )
+    return list(fits)
 
 
 def _grid_of(places: int, image: Grid | None, known: Grid | None) -> Grid | None:
     """Return the rows and columns that ``places`` patches of an image make, if they can."""
-    if known is not None and math.prod(known) == places and _is_map(tuple(known), image):
-        return tuple(known)
+    if known is not None and math.prod(known) == places and _is_map((known[0], known[1]), image):
+        return known[0], known[1]
     height, width = image or (1, 1)
     rows = round(math.sqrt(max(places, 0) * height / width))
     grid = (rows, places // rows) if rows else (0, 0)

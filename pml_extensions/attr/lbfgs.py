@@ -154,7 +154,7 @@ class _Search:
 
 
 class _Curvature:
-    """The last steps and what they did to the gradient, each example's own; a missing pair is zeros and does nothing."""
+    """The last steps of each example and what they did to its gradient; a missing pair is zeros and does nothing."""
 
     def __init__(self, like: Tensor, history: int) -> None:
         self.steps = like.new_zeros(history, *like.shape)
@@ -189,4 +189,5 @@ class _Curvature:
 
 
 def _length(vectors: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(vectors, dim=1)
+    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=1)
+    return lengths

@@ -3,8 +3,8 @@
 An objective is a callable ``(output, original) -> (B,)`` of the output with the filter and the output without it, to be
 minimised; any such callable will do. Whether it is linear, quadratic or neither is found out from its values.
 
-Source: Taha, Yang, Shrivastava and Davis, ECCV 2020, arXiv:2007.09748: class-oblivious, section 3; class-specific, as in
-the authors' code. The pair is the class-oblivious objective with another image's output on the right-hand side.
+Source: Taha, Yang, Shrivastava and Davis, ECCV 2020, arXiv:2007.09748: class-oblivious, section 3; class-specific,
+as in the authors' code. The pair is the class-oblivious objective with another image's output on the right-hand side.
 """
 
 from collections.abc import Callable
