@@ -7,7 +7,7 @@ from torch import nn
 class Pooled(nn.Module):
     """Convolutions, global pooling, a linear layer: affine after the last feature map."""
 
-    def __init__(self, outputs=5, channels=6):
+    def __init__(self, outputs=5, channels=8):
         super().__init__()
         self.conv1 = nn.Conv2d(3, channels, 3, stride=2, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
