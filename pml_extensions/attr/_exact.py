@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pml_extensions.attr._problem import Problem, Solution
+from pml_extensions.attr._recording import Recording
 from pml_extensions.attr._sphere import minimize_on_sphere
 from pml_extensions.attr.feature_layer import per_place
 from pml_extensions.attr.filters import UnitNorm
@@ -37,15 +38,16 @@ def solve_exactly(problem: Problem) -> tuple[Solution, Tensor] | None:
     else:
         J = _jacobian(problem)
         HJ = torch.autograd.grad(cotangent, output, J, is_grads_batched=True)[0]
-        Q = torch.einsum("pbk,qbk->bpq", *(matrix.flatten(2).cpu().double() for matrix in (J, HJ)))
+        Q = torch.einsum("pbk,qbk->bpq", *(matrix.reshape(*J.shape[:2], -1).cpu().double() for matrix in (J, HJ)))
         Q = (Q + Q.mT) / 2
         h = slope.cpu().double() - Q.sum(2)
         filters = minimize_on_sphere(Q, h, torch.ones_like(h)).to(slope)
     with torch.no_grad():
         reached = problem.value(filters)
-    foretold = objective.detach() + _change(slope, Q, filters)
-    scale = objective.detach().abs() + reached.abs()
-    exact = (reached - foretold).abs() <= _tolerance(problem) * scale.clamp_min(torch.finfo(scale.dtype).tiny)
+    step, curved = filters - 1, torch.zeros_like(slope[:, :1, None]) if Q is None else Q.to(slope)
+    foretold = objective.detach() + _model(slope, curved, step)
+    scale = objective.detach().abs() + reached.abs() + _model(slope.abs(), curved.abs(), step.abs())
+    exact = (reached - foretold).abs() <= _tolerance(problem) * scale
     steps = torch.zeros(len(exact), dtype=torch.long, device=exact.device)
     return Solution(filters, reached, steps, exact), exact
 
@@ -58,10 +60,10 @@ def _tail_is_affine(problem: Problem) -> Tensor:
     slope = _slope(problem, probe)
     with torch.no_grad():
         output = problem.output(filters.reshape(-1, *problem.grid))
-    seen = (probe * (output - problem.original)).flatten(1)
-    foretold = _change(slope, None, filters)
+    seen = (probe * (output - problem.original)).reshape(problem.examples, -1)
+    foretold = (slope * (filters - 1)).sum(1)
     scale = torch.linalg.vector_norm(seen, dim=1)
-    rounding = (probe * problem.original).flatten(1).norm(dim=1)
+    rounding = torch.linalg.vector_norm((probe * problem.original).reshape(problem.examples, -1), dim=1)
     tolerance = _tolerance(problem)
     affine: Tensor = (seen.sum(1) - foretold).abs() <= 10 * tolerance * scale + tolerance * rounding
     return affine
@@ -79,15 +81,15 @@ def _jacobian(problem: Problem) -> Tensor:
     basis = basis.unsqueeze(1).expand(-1, problem.examples, -1, -1)
     with torch.no_grad():
         nothing = problem.output(torch.zeros_like(basis[0]))
+        if not isinstance(problem.capture.tail, Recording):  # a network run again may do what vmap does not know
+            return torch.stack([problem.output(place) for place in basis]) - nothing
         chunk = max(1, _CHUNK // problem.activation.numel())
         return torch.func.vmap(problem.output, chunk_size=chunk)(basis) - nothing
 
 
-def _change(slope: Tensor, Q: Tensor | None, filters: Tensor) -> Tensor:
-    """Return by how much a quadratic model rises from f = 1 to ``filters``."""
-    step = (filters.flatten(1) - 1).to(slope)
-    bend = 0 if Q is None else torch.einsum("bp,bpq,bq->b", step.cpu().double(), Q, step.cpu().double()).to(slope) / 2
-    return (slope * step).sum(1) + bend
+def _model(slope: Tensor, Q: Tensor, step: Tensor) -> Tensor:
+    """Return slope' step + step' Q step / 2."""
+    return (slope * step).sum(1) + torch.einsum("bp,bpq,bq->b", step, Q.expand(-1, step.shape[1], step.shape[1]), step) / 2
 
 
 def _unit(vectors: Tensor) -> Tensor:

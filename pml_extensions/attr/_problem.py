@@ -100,7 +100,7 @@ def value_and_gradient(function: Callable[[Tensor], Tensor], parameters: Tensor)
     parameters = parameters.detach().requires_grad_()
     with torch.enable_grad():
         values = function(parameters)
-    (gradient,) = torch.autograd.grad(values.sum(), parameters)
+    (gradient,) = torch.autograd.grad(values, parameters, torch.ones_like(values))
     return values.detach(), gradient
 
 

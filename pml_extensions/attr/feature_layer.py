@@ -125,7 +125,7 @@ def per_place(layout: Layout, values: Tensor) -> Tensor:
     ones = torch.ones(len(values), *layout.grid(values.shape), dtype=wide, device=values.device, requires_grad=True)
     with torch.enable_grad():
         spread = layout.spread(ones, values.shape) * values
-    return torch.autograd.grad(spread.sum(), ones)[0]
+    return torch.autograd.grad(spread, ones, torch.ones_like(spread))[0]
 
 
 def _default_inputs(model: nn.Module) -> Tensor:

@@ -27,7 +27,7 @@ class ClassOblivious:
 
     def __call__(self, output: Tensor, original: Tensor) -> Tensor:
         """Return the squared distance of each example."""
-        return (output - original).flatten(1).square().sum(dim=1)
+        return (output - original).square().reshape(len(output), -1).sum(dim=1)
 
 
 class Reference:

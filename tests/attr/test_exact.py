@@ -53,6 +53,7 @@ def test_class_oblivious_is_never_above_the_published_optimiser(outputs):
 
 def test_class_specific_equals_the_published_optimiser():
     model, x = affine(), images(3, dtype=torch.float64)
+    model.fc.weight.data *= 20  # so that a thousand published steps get there
     target = torch.tensor([0, 4, 2])
     maps, report = L2CAF(model, model.features).attribute(x, target, signed=True, return_report=True)
     assert report.exact.all()

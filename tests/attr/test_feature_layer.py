@@ -31,10 +31,23 @@ QUICK = {
 def network(name):
     torch.manual_seed(0)
     model = timm.create_model(name).eval()
-    for module in model.modules():  # some families start with a classifier of zeros, which says nothing
-        if isinstance(module, nn.Linear) and not module.weight.any():
-            nn.init.normal_(module.weight, std=0.02)
+    for module in model.modules():  # some families start with zeros in classifiers and branches, which then say nothing
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, nn.Parameter) and not weight.any():
+            nn.init.normal_(weight, mean=float(weight.ndim == 1), std=0.02)
+    if "levit" in name:
+        measure_statistics(model)
     return model
+
+
+def measure_statistics(model):
+    """Give batch norms the statistics of noise: with none, the places of an untrained LeViT fade into each other."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model.train()(torch.randn(4, *model.pretrained_cfg["input_size"]))
+    model.eval()
 
 
 def check_map(name, layer_name=None):
