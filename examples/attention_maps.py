@@ -95,7 +95,7 @@ def figure(found: list[tuple[str, Tensor, Tensor]], columns: int = 5) -> Figure:
     for axis, (title, image, heat) in zip(axes.flat, found, strict=True):
         upsampled = LayerAttribution.interpolate(heat[None], tuple(image.shape[1:]), "bilinear")[0, 0]
         axis.imshow((image.permute(1, 2, 0) + 1) / 2)
-        axis.imshow(upsampled, cmap="jet", alpha=0.5)
+        axis.imshow(upsampled.detach(), cmap="jet", alpha=0.5)
         axis.set_title(title, fontsize=10)
         axis.axis("off")
     drawing.tight_layout()
