@@ -18,9 +18,9 @@ from pml_extensions.miners._masked_minima import nearest_farther
 from pml_extensions.miners._sorted_rows import SortedRows, sort_rows
 
 FEW = 32  # up to so many positives, a minimum for each is quicker than a sort of the row
-SORT_COPIES = 16  # how many numbers of four bytes a sort holds for each distance
-MIN_ROWS = 16
-CPU_ELEMENTS = 1 << 20
+SORT_COPIES = 8  # how many numbers of four bytes a sort holds for each distance
+MIN_ROWS = 64
+CPU_ELEMENTS = 1 << 22
 GPU_ELEMENTS = 1 << 27
 
 
@@ -96,12 +96,15 @@ class SemiHardMining:
     @torch.no_grad()
     def triplets_of_few(self) -> Triplets:
         """Return the triplets of the anchors with few positives."""
-        blocks = []
+        # filled in place: small results kept between the blocks' large ones would pin freed memory
+        positives = self.classes.table(self.few, self.width)
+        negatives, is_farther = torch.empty_like(positives), torch.empty_like(positives, dtype=torch.bool)
+        start = 0
         for anchors in self._blocks(self.few, self.width + 2):
-            positives = self.classes.table(anchors, self.width)
-            chosen = nearest_farther(self.dissimilarity.rows(anchors), positives, self._own(anchors))
-            blocks.append(Triplets(anchors.unsqueeze(1).expand_as(positives), positives, *chosen))
-        table = blocks[0] if len(blocks) == 1 else concatenate(blocks)
+            block = slice(start, start := start + len(anchors))
+            rows = self.dissimilarity.rows(anchors)
+            negatives[block], is_farther[block] = nearest_farther(rows, positives[block], self._own(anchors))
+        table = Triplets(self.few.unsqueeze(1).expand_as(positives), positives, negatives, is_farther)
         if self.few_pairs == table.positives.numel():
             return Triplets(*(column.flatten() for column in table))
         count = self.classes.positives[self.few].unsqueeze(1)
@@ -131,7 +134,7 @@ def concatenate(parts: Iterable[Triplets]) -> Triplets:
 
 
 def block_elements(device: torch.device) -> int:
-    """Return how many numbers a block may hold: a CPU's cache, or a share of a GPU's free memory."""
+    """Return how many numbers a block may hold: what a CPU is quickest with, or a share of a GPU's free memory."""
     if device.type != "cuda":
         return CPU_ELEMENTS
     return min(GPU_ELEMENTS, int(torch.cuda.mem_get_info(device)[0]) // 64)
