@@ -57,6 +57,10 @@ def panels() -> list[tuple[str, Tensor, Tensor]]:
     explain, grad_cam = L2CAF(model, layer), LayerGradCam(model, layer)
     coffee, cat, moped = (photos[name][None] for name in ("coffee", "cat", "moped"))
     espresso, tabby, scooter, spoon = 967, 281, 670, 910
+
+    def spoon_not_espresso(output: Tensor, _: Tensor) -> Tensor:
+        return output[:, espresso] - output[:, spoon]
+
     embedder = Embedder(model).eval()
     with torch.no_grad():
         other_eye = embedder(photos["moped, other eye"][None])
@@ -64,7 +68,7 @@ def panels() -> list[tuple[str, Tensor, Tensor]]:
     found = [
         ("Grad-CAM: espresso", coffee, grad_cam.attribute(coffee, espresso).clamp_min(0)),
         ("L2-CAF: espresso", coffee, explain.attribute(coffee, espresso)),
-        ("L2-CAF: wooden spoon", coffee, explain.attribute(coffee, spoon)),
+        ("L2-CAF: wooden spoon, not espresso", coffee, explain.attribute(coffee, objective=spoon_not_espresso)),
         ("L2-CAF: the whole output", coffee, explain.attribute(coffee)),
         ("L2-CAF: an inner layer", coffee, L2CAF(model, model.blocks[4]).attribute(coffee, espresso)),
         ("Grad-CAM: tabby", cat, grad_cam.attribute(cat, tabby).clamp_min(0)),
@@ -77,15 +81,14 @@ def panels() -> list[tuple[str, Tensor, Tensor]]:
 
 
 class Embedder(nn.Module):
-    """The classifier's pooled features at unit length: a retrieval network."""
+    """The classifier's pooled features: a retrieval network, before it normalises its embeddings to unit length."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.model.forward_head(self.model.forward_features(images), pre_logits=True)
-        return nn.functional.normalize(features)
+        return self.model.forward_head(self.model.forward_features(images), pre_logits=True)
 
 
 def figure(found: list[tuple[str, Tensor, Tensor]], columns: int = 5) -> Figure:
@@ -104,4 +107,4 @@ def figure(found: list[tuple[str, Tensor, Tensor]], columns: int = 5) -> Figure:
 
 if __name__ == "__main__":
     mpl.use("Agg")
-    figure(panels()).savefig(sys.argv[1] if len(sys.argv) > 1 else "attention_maps.jpg", dpi=75)
+    figure(panels()).savefig(sys.argv[1] if len(sys.argv) > 1 else "attention_maps.jpg", dpi=90)

@@ -265,6 +265,12 @@ class _Question:
         exact = torch.zeros_like(solution.converged) if exact is None else exact
         with torch.no_grad():
             filters = problem.filter(solution.parameters, problem.grid)
+        if ((filters.amax((1, 2)) - filters.amin((1, 2))) <= 1e-3 * filters.abs().amax((1, 2))).any():
+            warnings.warn(
+                "a map is uniform: no place matters more than another. An output that is normalised to unit length does "
+                "not feel a uniform filter at all; explain what it was before",
+                stacklevel=6,
+            )
         return filters, Report(solution.objective, solution.steps, solution.converged, exact)
 
     def _iterate(self, problem: Problem) -> Solution:

@@ -135,7 +135,8 @@ def test_dead_activations_get_a_uniform_map():
     nn.init.zeros_(model.features.weight)
     nn.init.zeros_(model.features.bias)
     for settings in ({}, {"target": 1}):
-        maps = L2CAF(model, model.features).attribute(x, **settings)
+        with pytest.warns(UserWarning, match="a map is uniform"):
+            maps = L2CAF(model, model.features).attribute(x, **settings)
         torch.testing.assert_close(maps, torch.full_like(maps, 1 / 5))
 
 
