@@ -88,6 +88,7 @@ class Embedder(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return what the classifier reads."""
         return self.model.forward_head(self.model.forward_features(images), pre_logits=True)
 
 

@@ -89,7 +89,9 @@ def _jacobian(problem: Problem) -> Tensor:
 
 def _model(slope: Tensor, Q: Tensor, step: Tensor) -> Tensor:
     """Return slope' step + step' Q step / 2."""
-    return (slope * step).sum(1) + torch.einsum("bp,bpq,bq->b", step, Q.expand(-1, step.shape[1], step.shape[1]), step) / 2
+    return (slope * step).sum(1) + torch.einsum(
+        "bp,bpq,bq->b", step, Q.expand(-1, step.shape[1], step.shape[1]), step
+    ) / 2
 
 
 def _unit(vectors: Tensor) -> Tensor:

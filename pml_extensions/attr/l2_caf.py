@@ -5,6 +5,7 @@ Source: Taha, Yang, Shrivastava and Davis, A generic visualization approach for 
 method elsewhere; any layer of any network will do; an output may be kept close to another image's.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -265,10 +266,11 @@ class _Question:
         exact = torch.zeros_like(solution.converged) if exact is None else exact
         with torch.no_grad():
             filters = problem.filter(solution.parameters, problem.grid)
-        if ((filters.amax((1, 2)) - filters.amin((1, 2))) <= 1e-3 * filters.abs().amax((1, 2))).any():
+        uniform = filters.amax((1, 2)) - filters.amin((1, 2)) <= 1e-3 * filters.abs().amax((1, 2))
+        if (uniform & solution.converged).any():
             warnings.warn(
-                "a map is uniform: no place matters more than another. An output that is normalised to unit length does "
-                "not feel a uniform filter at all; explain what it was before",
+                "a map is uniform: no place matters more than another. An output that is normalised to unit length "
+                "does not feel a uniform filter at all; explain what it was before",
                 stacklevel=6,
             )
         return filters, Report(solution.objective, solution.steps, solution.converged, exact)

@@ -88,11 +88,11 @@ def test_any_quadratic_objective_is_solved_exactly_and_no_other_is():
     explain = L2CAF(model, model.features)
     contrast = explain.attribute(x, objective=lambda out, _: out[:, 1] - out[:, 0], return_report=True)[1]
     saddle = explain.attribute(
-        x, objective=lambda out, old: out[:, 0].square() - out[:, 1].square() + out[:, 2] * old[:, 2], return_report=True
+        x,
+        objective=lambda out, old: out[:, 0].square() - out[:, 1].square() + out[:, 2] * old[:, 2],
+        return_report=True,
     )[1]
-    cosine = explain.attribute(
-        x, objective=lambda out, old: -torch.cosine_similarity(out, old), return_report=True
-    )[1]
+    cosine = explain.attribute(x, objective=lambda out, old: -torch.cosine_similarity(out, old), return_report=True)[1]
     assert contrast.exact.all()
     assert saddle.exact.all()
     assert not cosine.exact.any()

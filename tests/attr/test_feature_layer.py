@@ -7,7 +7,7 @@ import torch
 from networks import images, pooled
 from torch import nn
 
-from pml_extensions.attr import L2CAF, LBFGS, last_feature_layer
+from pml_extensions.attr import L2CAF, last_feature_layer
 
 timm = pytest.importorskip("timm")
 

@@ -70,7 +70,11 @@ def test_the_innermost_part_of_a_network_knows_best():
 
 def test_every_channel_of_a_place_gets_its_value_and_other_tokens_one():
     f = torch.rand(2, 3, 4)
-    for layout, shape in ((ChannelsFirst(), (2, 5, 3, 4)), (ChannelsLast(), (2, 3, 4, 5)), (Tokens((3, 4), 2), (2, 14, 5))):
+    for layout, shape in (
+        (ChannelsFirst(), (2, 5, 3, 4)),
+        (ChannelsLast(), (2, 3, 4, 5)),
+        (Tokens((3, 4), 2), (2, 14, 5)),
+    ):
         assert layout.grid(torch.Size(shape)) == (3, 4)
         spread = layout.spread(f, torch.Size(shape)).expand(shape)
         if isinstance(layout, Tokens):
@@ -83,5 +87,5 @@ def test_every_channel_of_a_place_gets_its_value_and_other_tokens_one():
 def test_a_layout_that_does_not_fit_is_an_error():
     with pytest.raises(ValueError, match="4 dimensions, got shape"):
         ChannelsFirst().grid(torch.Size((2, 3)))
-    with pytest.raises(ValueError, match="describes 5 tokens.*has 7"):
+    with pytest.raises(ValueError, match=r"describes 5 tokens.*has 7"):
         Tokens((2, 2), 1).grid(torch.Size((1, 7, 3)))

@@ -19,7 +19,7 @@ def random_problem(seed, batch=6, n=5, rank=5):
 
 
 def check_optimal(Q, h, f):
-    """Q + lambda I is positive semidefinite and (Q + lambda I) f = -h: necessary and sufficient for a global minimum."""
+    """Q + lambda I is positive semidefinite and (Q + lambda I) f = -h: just so at a global minimum."""
     torch.testing.assert_close(f.norm(dim=1), torch.ones(len(f), dtype=f.dtype))
     residual = -(torch.einsum("bij,bj->bi", Q, f) + h)
     lam = (residual * f).sum(1)

@@ -1,6 +1,6 @@
 """L2-CAF against captum's LayerGradCam (time) and the published optimiser (objective, passes), as Markdown tables.
 
-    python tests/benchmarks/l2_caf.py          # about ten minutes on two cores
+python tests/benchmarks/l2_caf.py          # about ten minutes on two cores
 """
 
 import sys
@@ -14,9 +14,9 @@ from interleaved import interleaved, machine, ratio
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
-from attention_maps import lite0, photographs  # noqa: E402
+from attention_maps import lite0, photographs
 
-from pml_extensions.attr import L2CAF, PublishedSGD, last_feature_layer  # noqa: E402
+from pml_extensions.attr import L2CAF, PublishedSGD, last_feature_layer
 
 INNER = [
     ("tf_efficientnet_lite0, ImageNet", "blocks.5"),
@@ -43,7 +43,8 @@ def time_table(batch: int, rounds: int) -> None:
     }
     samples = interleaved(rivals, rounds=rounds, warmup=2)
     for name in rivals:
-        print(f"| {name} | {batch} | {1000 * min(samples[name]) / batch:.1f} | {ratio(samples, name, 'LayerGradCam'):.2f} |")
+        milliseconds = 1000 * min(samples[name]) / batch
+        print(f"| {name} | {batch} | {milliseconds:.1f} | {ratio(samples, name, 'LayerGradCam'):.2f} |")
 
 
 def objective_rows(name: str, layer_name: str) -> None:
@@ -57,7 +58,8 @@ def objective_rows(name: str, layer_name: str) -> None:
         explain = L2CAF(model, layer)
         ours = explain.attribute(x, **settings, return_report=True)[1]
         published = [
-            explain.attribute(x, **settings, solver=PublishedSGD(scale=scale), return_report=True)[1] for scale in scales
+            explain.attribute(x, **settings, solver=PublishedSGD(scale=scale), return_report=True)[1]
+            for scale in scales
         ]
         best = torch.stack([report.objective for report in published]).amin(0)
         slack = 1e-4 * best.abs() + 1e-6
@@ -66,7 +68,8 @@ def objective_rows(name: str, layer_name: str) -> None:
             steps = " / ".join(str(int(report.steps[i])) for report in published)
             verdict = "yes" if ours.objective[i] <= best[i] + slack[i] else "NO"
             passes = "closed form" if ours.exact[i] else int(ours.steps[i])
-            print(f"| {name} | {layer_name or 'last'} | {kind} | {ours.objective[i]:.6g} | {theirs} | {passes} | {steps} | {verdict} |", flush=True)
+            cells = [name, layer_name or "last", kind, f"{ours.objective[i]:.6g}", theirs, passes, steps, verdict]
+            print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
 
 def main() -> None:
@@ -74,7 +77,9 @@ def main() -> None:
     print("| method | batch | ms an image (best) | ratio to LayerGradCam (median) |\n| --- | --- | --- | --- |")
     for batch, rounds in ((1, 15), (32, 5)):
         time_table(batch, rounds)
-    print("\n| network | layer | objective | L2CAF | published (sum / mean) | passes | published passes | at or below |")
+    print(
+        "\n| network | layer | objective | L2CAF | published (sum / mean) | passes | published passes | at or below |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for name, layer in [("tf_efficientnet_lite0, ImageNet", ""), *INNER]:
         objective_rows(name, layer)
