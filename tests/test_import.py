@@ -16,6 +16,7 @@ HOSTS_OF = {
     "pml_extensions.trainers": {"torch", "pytorch_metric_learning"},
     "pml_extensions": set(),
     "pml_extensions.evolution": {"torch"},
+    "pml_extensions.attr": {"torch", "captum"},
     "pml_extensions.regularizers": {"torch", "pytorch_metric_learning"},
 }
 
