@@ -48,9 +48,9 @@ class Task:
 
 
 def digits(classes: Iterable[int]) -> tuple[Tensor, Tensor]:
-    """Return the digits of some classes at 24 x 24 pixels (n, 1, 24, 24), and their labels (n,)."""
+    """Return the digits of some classes at 16 x 16 pixels (n, 1, 16, 16), and their labels (n,)."""
     data = load_digits()
-    images = F.interpolate(torch.tensor(data.images, dtype=torch.float32)[:, None] / 8 - 1, size=24, mode="bilinear")
+    images = F.interpolate(torch.tensor(data.images, dtype=torch.float32)[:, None] / 8 - 1, size=16, mode="bilinear")
     labels = torch.tensor(data.target)
     chosen = torch.isin(labels, torch.tensor(list(classes)))
     return images[chosen], labels[chosen]
@@ -117,7 +117,7 @@ def evaluate(model: nn.Module, task: Task) -> float:
 def evolve(task: Task, split: object | None, generations: int, epochs: int, seed: int) -> list[float]:
     """Return the score after each generation."""
     torch.manual_seed(seed)
-    model = timm.create_model("resnet10t", in_chans=1, num_classes=task.outputs)
+    model = timm.create_model("test_resnet", in_chans=1, num_classes=task.outputs)
     generator = torch.Generator().manual_seed(seed)
     stages = KnowledgeEvolution(model, split, seed=seed).generations(generations) if split else range(generations)
     scores = []
@@ -163,7 +163,7 @@ def draw(scores: dict[str, list[list[float]]], measure: str, epochs: int) -> plt
         low, high = by_generation.aminmax(dim=0)
         axes.fill_between(x, low, high, color=f"C{colour}", alpha=0.12, linewidth=0)
     axes.set(xlabel=f"generation ({epochs} epochs each)", ylabel=measure, xticks=list(x))
-    axes.legend(frameon=False)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 

@@ -21,9 +21,13 @@ from pytorch_metric_learning.distances import CosineSimilarity
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import CustomKNN
 from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
+from tqdm import tqdm
 
+from pml_extensions.losses import TwoHeadLoss
+from pml_extensions.models import TwoHead
 from pml_extensions.regularizers import SVMaxRegularizer, effective_rank, mean_singular_value
 
 mpl.use("Agg")
@@ -32,7 +36,7 @@ from matplotlib import pyplot as plt
 IMAGE_SIZE = 24
 EMBEDDING_SIZE = 64
 LEARNING_RATE = 0.1
-ITERATIONS = 120
+ITERATIONS = 80
 BATCH_SIZE = 80
 PER_CLASS = 16
 SEEDS = 3
@@ -40,19 +44,31 @@ SEEDS = 3
 
 @dataclass
 class Digits:
-    """Images and labels: half of the classes to train on, the others to retrieve."""
+    """Images and labels of ten classes."""
 
-    seen: TensorDataset
-    unseen: TensorDataset
+    images: Tensor
+    labels: Tensor
 
     @classmethod
     def load(cls) -> "Digits":
-        """Return classes 0 to 4 as seen and 5 to 9 as unseen ones."""
+        """Return scikit-learn's digits as images of one channel between -1 and 1."""
         digits = load_digits()
         images = torch.tensor(digits.images / 8 - 1, dtype=torch.float32).unsqueeze(1)
         images = F.interpolate(images, size=IMAGE_SIZE, mode="bilinear")
-        labels = torch.tensor(digits.target)
-        return cls(*(TensorDataset(images[part], labels[part]) for part in (labels < 5, labels >= 5)))
+        return cls(images, torch.tensor(digits.target))
+
+    def classes(self, first: int, last: int) -> TensorDataset:
+        """Return the images of some classes."""
+        chosen = (self.labels >= first) & (self.labels <= last)
+        return TensorDataset(self.images[chosen], self.labels[chosen])
+
+    def few(self, per_class: int, seed: int) -> tuple[TensorDataset, TensorDataset]:
+        """Return so many images of every class to train on, and the others to test with."""
+        indices = train_test_split(
+            torch.arange(len(self.labels)), train_size=10 * per_class, stratify=self.labels, random_state=seed
+        )
+        train, test = (TensorDataset(self.images[index], self.labels[index]) for index in indices)
+        return train, test
 
 
 def set_seed(seed: int) -> None:
@@ -89,7 +105,8 @@ def train_retrieval(digits: Digits, loss: nn.Module, seed: int) -> Run:
     """Train a small network with a metric loss by pytorch-metric-learning's own trainer, and measure it."""
     set_seed(seed)
     model = timm.create_model("resnet10t", in_chans=1, num_classes=EMBEDDING_SIZE)
-    labels = digits.seen.tensors[1]
+    seen, unseen = digits.classes(0, 4), digits.classes(5, 9)
+    labels = seen.tensors[1]
     spectra: list[Tensor] = []
     batch: list[Tensor] = []
     model.register_forward_hook(lambda _module, _inputs, output: batch.append(F.normalize(output.detach())))
@@ -98,7 +115,7 @@ def train_retrieval(digits: Digits, loss: nn.Module, seed: int) -> Run:
         optimizers={"trunk_optimizer": torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=0.9)},
         batch_size=BATCH_SIZE,
         loss_funcs={"metric_loss": loss},
-        dataset=digits.seen,
+        dataset=seen,
         sampler=samplers.MPerClassSampler(
             labels, m=PER_CLASS, batch_size=BATCH_SIZE, length_before_new_iter=len(labels)
         ),
@@ -106,7 +123,7 @@ def train_retrieval(digits: Digits, loss: nn.Module, seed: int) -> Run:
         dataloader_num_workers=0,
         end_of_iteration_hook=lambda _trainer: spectra.append(torch.linalg.svdvals(batch.pop())),
     ).train()
-    images, labels = digits.unseen.tensors
+    images, labels = unseen.tensors
     embeddings = embed(model, images)
     measures = retrieval(embeddings, labels)
     measures["mean singular value"] = mean_singular_value(embeddings).item()
@@ -147,7 +164,36 @@ def svmax(digits: Digits, seeds: range, out: Path) -> None:
     print(f"figure: {out / 'svmax.png'}")
 
 
-PARTS: tuple[Callable[[Digits, range, Path], None], ...] = (svmax,)
+def train_classifier(digits: Digits, loss: TwoHeadLoss, seed: int) -> Run:
+    """Train a classifier with a second head on few images in a plain loop, and measure both heads."""
+    set_seed(seed)
+    train, test = digits.few(per_class=20, seed=seed)
+    model = TwoHead(timm.create_model("resnet10t", in_chans=1, num_classes=10), EMBEDDING_SIZE)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    sampler = samplers.MPerClassSampler(train.tensors[1], m=4, batch_size=40, length_before_new_iter=40 * 60)
+    for images, labels in tqdm(DataLoader(train, batch_size=40, sampler=sampler)):
+        optimizer.zero_grad()
+        loss(model(images), labels).backward()
+        optimizer.step()
+    images, labels = test.tensors
+    with torch.no_grad():
+        logits, embeddings = model.eval()(images)
+        if not loss.metric_weight:  # the second head was not trained: retrieve by what the classifier reads
+            embeddings = model.forward_head(model.forward_features(images), pre_logits=True)
+    return Run({"accuracy": (logits.argmax(1) == labels).float().mean().item(), **retrieval(embeddings, labels)})
+
+
+def two_head(digits: Digits, seeds: range, out: Path) -> None:  # noqa: ARG001
+    """A classifier without and with the loss of a second head, on the same batches."""
+    kinds = {"cross-entropy": 0.0, "two heads, semi-hard": 1.0}
+    runs = {
+        kind: [train_classifier(digits, TwoHeadLoss(metric_weight=weight), seed) for seed in seeds]
+        for kind, weight in kinds.items()
+    }
+    print_table("Two heads: classification and retrieval of new images, 20 training images a class", runs)
+
+
+PARTS: tuple[Callable[[Digits, range, Path], None], ...] = (svmax, two_head)
 
 
 def main() -> None:

@@ -10,8 +10,13 @@ import pml_extensions
 
 HOSTS = ("torch", "pytorch_metric_learning", "timm", "captum")
 HOSTS_OF = {
+    "pml_extensions.losses": {"torch", "pytorch_metric_learning"},
+    "pml_extensions.miners": {"torch", "pytorch_metric_learning"},
+    "pml_extensions.models": {"torch"},
+    "pml_extensions.trainers": {"torch", "pytorch_metric_learning"},
     "pml_extensions": set(),
     "pml_extensions.evolution": {"torch"},
+    "pml_extensions.attr": {"torch", "captum"},
     "pml_extensions.regularizers": {"torch", "pytorch_metric_learning"},
 }
 

@@ -16,6 +16,9 @@ from torch.autograd.function import FunctionCtx
 NULL_DIRECTION = 10.0
 """Singular values up to this many rounding errors of the largest one count as zero."""
 
+SQUARES_SAFELY = (1e-8, 1e8)
+"""A matrix whose largest entry lies between is squared as it is; any other is scaled first."""
+
 
 def singular_values_and_polar_factor(tall: Tensor, null: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the singular values (k), ascending, and the polar factor (n, k) of a finite matrix (n, k) with n >= k.
@@ -51,17 +54,19 @@ def nuclear_norm(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     RuntimeError. An entry that is not finite makes all three NaN. As an operator of its own it is opaque to
     ``torch.compile``, and ``autocast`` does not reach into it.
     """
-    scale = torch.linalg.vector_norm(matrix, math.inf)
-    if not torch.isfinite(scale):
+    least, most = torch.aminmax(matrix)
+    scale = float(torch.maximum(-least, most))
+    if not math.isfinite(scale):
         values = matrix.new_full((min(matrix.shape),), math.nan)
         return values.sum(), values, torch.full_like(matrix, math.nan)
-    scale = torch.where(scale > 0, scale, 1)
-    tall = matrix.shape[0] >= matrix.shape[1]
-    scaled = matrix / scale
+    if scale == 0 or SQUARES_SAFELY[0] < scale < SQUARES_SAFELY[1]:
+        scale = 1.0
+    is_tall = matrix.shape[0] >= matrix.shape[1]
+    tall = matrix if is_tall else matrix.mT
     with torch.autocast(matrix.device.type, enabled=False):
-        values, polar = singular_values_and_polar_factor(scaled if tall else scaled.mT)
+        values, polar = singular_values_and_polar_factor(tall if scale == 1 else tall / scale)
     values = values * scale
-    return values.sum(), values, (polar if tall else polar.mT).contiguous()
+    return values.sum(), values, (polar if is_tall else polar.mT).contiguous()
 
 
 @nuclear_norm.register_fake

@@ -150,7 +150,7 @@ def table(known: dict[str, dict]) -> str:
     for module, group in sorted(by_module.items()):
         shares = [100 * row["weight_elements"] / row["parameters"] for row in group]
         fits = [row["fit"] for row in group if "fit" in row]
-        fit = f"{min(fits):.3f} to {max(fits):.3f}" if fits else ""
+        fit = f"{min(fits):.4f} to {max(fits):.4f}" if fits else ""
         lines.append(
             f"| {module} | {len(group)} | {max(row['parameters'] for row in group) / 1e6:,.1f} "
             f"| {min(shares):.1f} to {max(shares):.1f} | {len(fits)} | {fit} |"

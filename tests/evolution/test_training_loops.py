@@ -90,7 +90,6 @@ def test_timms_ema_copy_follows_the_reset(net):
         assert not torch.equal(ema.module[4].weight, net[4].weight)
 
 
-@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")  # PML 2.9 prints the loss with torch 2.14
 def test_pmls_trainer_runs_each_generation():
     torch.manual_seed(0)
     trunk = nn.Sequential(nn.Flatten(), nn.Linear(12, 8))

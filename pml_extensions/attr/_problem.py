@@ -1,0 +1,108 @@
+"""The problem that a map solves: the filter of each example that makes an objective least."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pml_extensions.attr._tail import Capture
+from pml_extensions.attr.filters import Filter
+from pml_extensions.attr.layouts import Layout
+from pml_extensions.attr.objectives import Objective
+
+
+@dataclass
+class Problem:
+    """min_p objective(tail(A * filter(p))), each example on its own; A is the activation (B, ...).
+
+    Attributes:
+        passes: how often the part of the network after the layer has run.
+    """
+
+    capture: Capture
+    layout: Layout
+    filter: Filter
+    objective_of: Objective
+    passes: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.activation = self.capture.activation.detach()
+        self.original = _wide(self.capture.output.detach())
+        self.grid = self.layout.grid(self.activation.shape)
+        self.examples = len(self.activation)
+
+    def probe(self) -> Tensor:
+        """Return a random mix of the outputs, the same in every call."""
+        return torch.randn(self.original.shape, generator=torch.Generator().manual_seed(0)).to(self.original)
+
+    def pull_back(self, cotangent: Tensor) -> Tensor:
+        """Return the derivative of <cotangent, NT(x)> with respect to the activation."""
+        output, activation = self.capture.output, self.capture.activation
+        return torch.autograd.grad(output, activation, cotangent.to(output), retain_graph=True)[0]
+
+    def start(self) -> Tensor:
+        """Return the parameters (B, P) to start from."""
+        return self.filter.start(self.examples, self.grid).to(self.original)
+
+    def filtered(self, filters: Tensor) -> Tensor:
+        """Return A * f for filters f (B, H, W)."""
+        return self.activation * self.layout.spread(filters, self.activation.shape).to(self.activation.dtype)
+
+    def output(self, filters: Tensor) -> Tensor:
+        """Return NT_f(x), in single precision or better."""
+        self.passes += 1
+        return _wide(self.capture.tail(self.filtered(filters)))
+
+    def objective(self, output: Tensor) -> Tensor:
+        """Return the objective of each example, (B,)."""
+        values = self.objective_of(output, self.original)
+        if values.shape != (self.examples,):
+            raise ValueError(
+                f"objective must return one value per example, shape ({self.examples},), got {tuple(values.shape)}"
+            )
+        return values
+
+    def value(self, parameters: Tensor) -> Tensor:
+        """Return the objective (B,) of the filters that ``parameters`` (B, P) stand for."""
+        return self.objective(self.output(self.filter(parameters, self.grid)))
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a solver found, for each example.
+
+    Attributes:
+        parameters: (B, P) what the filter is made from.
+        objective: (B,) the value of the objective there.
+        steps: (B,) steps taken; 0 for a closed form.
+        converged: (B,) whether the stopping rule was met before the steps ran out.
+    """
+
+    parameters: Tensor
+    objective: Tensor
+    steps: Tensor
+    converged: Tensor
+
+
+class Solver(Protocol):
+    """What an iterative solver can do; write another one by giving a class this method."""
+
+    def minimize(
+        self, function: Callable[[Tensor], Tensor], start: Tensor, after_step: Callable[[], object]
+    ) -> Solution:
+        """Minimise ``function``, (B, P) -> (B,), each row on its own, from ``start``; call ``after_step`` each step."""
+
+
+def value_and_gradient(function: Callable[[Tensor], Tensor], parameters: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the values (B,) and their gradients (B, P)."""
+    parameters = parameters.detach().requires_grad_()
+    with torch.enable_grad():
+        values = function(parameters)
+    (gradient,) = torch.autograd.grad(values, parameters, torch.ones_like(values))
+    return values.detach(), gradient
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,0 +1,189 @@
+"""One forward pass of a network that brings back a layer's activation, the output, and the way between them."""
+
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from pml_extensions.attr._recording import Recorder
+
+Run = Callable[[], Tensor]
+Tail = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Site:
+    """The place in a network where a filter goes: the output of ``layer``, or its input."""
+
+    layer: nn.Module
+    to_input: bool = False
+    device_ids: list[int] | None = None
+
+    @contextmanager
+    def replaced_by(self, replace: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        """Let ``replace`` answer for the tensor at this site, for as long as the context lasts."""
+
+        def hook(_: nn.Module, value: Any, result: Any = None) -> Any:
+            value = value if self.to_input else result
+            self._check_one_tensor(value)
+            return tree_map_only(Tensor, replace, value)
+
+        register = self.layer.register_forward_pre_hook if self.to_input else self.layer.register_forward_hook
+        handle = register(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _check_one_tensor(self, value: object) -> None:
+        tensors = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+        if len(tensors) != 1:
+            verb = "takes" if self.to_input else "returns"
+            shapes = [tuple(tensor.shape) for tensor in tensors]
+            raise ValueError(
+                f"layer must deal with one tensor, but {_kind(self.layer)} {verb} {len(tensors)}, of shapes {shapes}; "
+                "pass a layer before or inside it that deals with one"
+            )
+        if not tensors[0].is_floating_point():
+            raise ValueError(
+                f"layer must give floating-point activations, but {_kind(self.layer)} gives {tensors[0].dtype}"
+            )
+
+
+@dataclass(frozen=True)
+class Capture:
+    """What one forward pass gave.
+
+    Attributes:
+        activation: the tensor at the site, a leaf of the graph of ``output``.
+        output: what the network returned, with its graph back to ``activation`` and no further.
+        tail: the function from an activation to the output.
+    """
+
+    activation: Tensor
+    output: Tensor
+    tail: Tail
+
+
+def capture(run: Run, site: Site) -> Capture:
+    """Run a network once and return the activation at a site, the output, and the tail between them.
+
+    The layers before the site run without a graph. If the network does something that cannot be played back, the tail
+    is the whole network run again with the activation put in its place, and a warning says so.
+    """
+    recorder, pieces = Recorder(), _Pieces(site.device_ids)
+    caller = threading.get_ident()
+    recording_on = False
+
+    def take(tensor: Tensor) -> Tensor:
+        nonlocal recording_on
+        refuse_inference_mode()
+        piece = tensor.detach().clone().requires_grad_()
+        pieces.take(piece)
+        torch.set_grad_enabled(True)  # up to the end of the caller's no_grad
+        given = piece.clone()  # no leaf: the network may write into it
+        if threading.get_ident() == caller:
+            if not recording_on:
+                recorder.__enter__()  # type: ignore[no-untyped-call] # torch is partly untyped
+            recording_on = True
+            recorder.begin(given)
+        return given
+
+    try:
+        with torch.no_grad(), site.replaced_by(take):
+            output = run()
+    finally:
+        if recording_on:
+            recorder.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+    if not pieces.tensors:
+        raise ValueError(f"layer {_kind(site.layer)} is never reached when forward_func runs; pass one that is")
+    recording = recorder.end(output)
+    if recording.obstacle is None and len(pieces.tensors) == 1:
+        (activation,) = pieces.tensors.values()
+        with torch.enable_grad():
+            return Capture(activation, output if output.requires_grad else recording(activation.clone()), recording)
+    warnings.warn(
+        f"what follows the layer cannot be played back on its own ({recording.obstacle or 'several devices'}); "
+        "each step runs the whole network",
+        stacklevel=2,
+    )
+    activation, rerun = pieces.joined(), _Rerun(run, site, pieces)
+    with torch.enable_grad():
+        return Capture(activation, rerun(activation.clone()), rerun)
+
+
+@dataclass
+class _Pieces:
+    """The activation at a site, in pieces where a network splits its batch over devices."""
+
+    device_ids: list[int] | None
+    tensors: dict[torch.device, Tensor] = field(default_factory=dict)
+    calls: Counter[torch.device] = field(default_factory=Counter)
+
+    def take(self, tensor: Tensor) -> None:
+        self.tensors[tensor.device] = tensor
+        self.calls[tensor.device] += 1
+
+    def devices(self) -> list[torch.device]:
+        """Return the devices in the order of the batch."""
+        if len(self.tensors) == 1:
+            return list(self.tensors)
+        order = {index: place for place, index in enumerate(self.device_ids or [])}
+        if not {device.index for device in self.tensors} <= order.keys():
+            raise ValueError(
+                f"device_ids must name the devices of the batch in their order, {sorted(map(str, self.tensors))}; "
+                f"got {self.device_ids}"
+            )
+        return sorted(self.tensors, key=lambda device: order[device.index])
+
+    def joined(self) -> Tensor:
+        first, *_ = devices = self.devices()
+        return torch.cat([self.tensors[device].detach().to(first) for device in devices]).requires_grad_()
+
+    def split(self, activation: Tensor) -> dict[torch.device, Tensor]:
+        devices = self.devices()
+        parts = torch.split(activation, [len(self.tensors[device]) for device in devices])
+        return {device: part.to(device) for device, part in zip(devices, parts, strict=True)}
+
+
+@dataclass(frozen=True)
+class _Rerun:
+    """The whole network, run with an activation put in the place of the one that it would have made."""
+
+    run: Run
+    site: Site
+    pieces: _Pieces
+
+    def __call__(self, activation: Tensor) -> Tensor:
+        parts, calls = self.pieces.split(activation), Counter[torch.device]()
+        graph = torch.is_grad_enabled()
+
+        def put(tensor: Tensor) -> Tensor:
+            calls[tensor.device] += 1
+            if calls[tensor.device] < self.pieces.calls[tensor.device]:
+                return tensor
+            torch.set_grad_enabled(graph)
+            return parts[tensor.device]
+
+        with torch.no_grad(), self.site.replaced_by(put):
+            return self.run()
+
+
+def refuse_inference_mode() -> None:
+    """Raise a RuntimeError where no gradient can be had."""
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "attribute() needs gradients, which torch.inference_mode() rules out; call it outside, or under "
+            "torch.no_grad(), which it lifts for itself"
+        )
+
+
+def _kind(layer: nn.Module) -> str:
+    return type(layer).__name__

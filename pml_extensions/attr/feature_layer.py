@@ -1,0 +1,148 @@
+"""Which layers of a network have places that reach its output, found by running it once."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from pml_extensions.attr.layouts import ChannelsFirst, Layout, find_layout
+
+__all__ = ["last_feature_layer"]
+
+_SCALE_MATTERS = 1e-3
+
+
+def last_feature_layer(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None = None) -> nn.Module:
+    """Return the last layer of a network at which a map says something: the usual ``layer`` of :class:`L2CAF`.
+
+    The network runs once, forward and backward, in eval mode. The last layer wins that has places, whose places reach
+    the output, and after which no normalisation takes a place's scale away. In a vision transformer that pools its
+    class token this is the norm before the last attention; behind it the patches lead nowhere. Layers as wide as
+    ``model.num_features`` (timm's networks have it) come before others.
+
+    Args:
+        model: a network that takes images (B, C, H, W) and returns (B, K). Left as it was.
+        inputs: what to run it on. Default: noise of the size in a timm model's ``pretrained_cfg``.
+
+    Returns:
+        A module of ``model``.
+
+    Raises:
+        ValueError: if no layer will do, or if ``inputs`` is needed and missing.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+        >>> last_feature_layer(model, torch.rand(1, 3, 9, 9))
+        ReLU()
+    """
+    if inputs is None:
+        inputs = _default_inputs(model)
+    inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+    image = cast("tuple[int, int]", tuple(inputs[0].shape[-2:])) if inputs[0].ndim == 4 else None
+    with _eval_mode(model):
+        visits = [visit for visit in visit_layers(model, lambda: model(*inputs), len(inputs[0]), image) if visit.useful]
+    if not visits:
+        raise ValueError(f"no layer of {type(model).__name__} has places that reach its output")
+    width = getattr(model, "num_features", None)
+    return ([visit for visit in visits if visit.width == width] or visits)[-1].layer
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A layer that has places, as seen in one run.
+
+    Attributes:
+        useful: whether its places reach the output and their scale matters there.
+        width: its number of channels.
+    """
+
+    name: str
+    layer: nn.Module
+    shape: torch.Size
+    width: int
+    useful: bool
+
+
+def visit_layers(
+    model: nn.Module, run: Callable[[], Tensor], examples: int, image: tuple[int, int] | None
+) -> list[Visit]:
+    """Run a network and return its layers that have places, in the order in which they were done."""
+    seen: list[tuple[str, nn.Module, Tensor]] = []
+
+    def note(name: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(layer: nn.Module, _: object, output: object) -> None:
+            if (
+                isinstance(output, Tensor)
+                and output.is_floating_point()
+                and output.requires_grad
+                and len(output) == examples
+            ):
+                seen.append((name, layer, output))
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(note(name)) for name, module in model.named_modules() if module is not model
+    ]
+    try:
+        with torch.enable_grad():
+            output = run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    probe = torch.randn(output.shape, generator=torch.Generator().manual_seed(0)).to(output)
+    tensors = [tensor for _, _, tensor in seen]
+    gradients = torch.autograd.grad(output, tensors, probe, allow_unused=True)
+    visits = []
+    for (name, layer, tensor), gradient in zip(seen, gradients, strict=True):
+        try:
+            layout = find_layout(tensor.shape, image, model, layer)
+        except ValueError:
+            continue
+        width = tensor.shape[1 if isinstance(layout, ChannelsFirst) else -1]
+        useful = gradient is not None and why_useless(layout, tensor.detach(), gradient) is None
+        visits.append(Visit(name, layer, tensor.shape, width, useful))
+    return visits
+
+
+def why_useless(layout: Layout, activation: Tensor, gradient: Tensor) -> str | None:
+    """Say why a filter on an activation would be without effect, given the gradient of a random mix of the outputs."""
+    if not per_place(layout, gradient.abs()).any():
+        return "its places do not reach the output"
+    pull = activation * gradient
+    slope, size = per_place(layout, pull), per_place(layout, pull.abs())
+    if size.any() and slope.norm() <= _SCALE_MATTERS * size.norm():
+        return "what follows normalises every place by itself, so that its scale does not reach the output"
+    return None
+
+
+def per_place(layout: Layout, values: Tensor) -> Tensor:
+    """Return the sum (B, H, W) over the channels of each place."""
+    wide = torch.promote_types(values.dtype, torch.float32)
+    ones = torch.ones(len(values), *layout.grid(values.shape), dtype=wide, device=values.device, requires_grad=True)
+    with torch.enable_grad():
+        spread = layout.spread(ones, values.shape) * values
+    return torch.autograd.grad(spread, ones, torch.ones_like(spread))[0]
+
+
+def _default_inputs(model: nn.Module) -> Tensor:
+    size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
+    if size is None:
+        raise ValueError(f"inputs must be given: {type(model).__name__} has no pretrained_cfg that tells their size")
+    parameter = next(model.parameters())
+    noise = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
+    return noise.to(parameter)
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

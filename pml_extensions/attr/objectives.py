@@ -1,0 +1,71 @@
+"""What a filter is to keep: objectives on the output of a network.
+
+An objective is a callable ``(output, original) -> (B,)`` of the output with the filter and the output without it, to be
+minimised; any such callable will do. Whether it is linear, quadratic or neither is found out from its values.
+
+Source: Taha, Yang, Shrivastava and Davis, ECCV 2020, arXiv:2007.09748: class-oblivious, section 3; class-specific,
+as in the authors' code. The pair is the class-oblivious objective with another image's output on the right-hand side.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["ClassOblivious", "ClassSpecific", "Objective", "Reference"]
+
+Objective = Callable[[Tensor, Tensor], Tensor]
+
+
+class ClassOblivious:
+    """||NT(x) - NT_f(x)||^2: keep the whole output, whatever it is.
+
+    Example:
+        >>> ClassOblivious()(torch.zeros(1, 2), torch.ones(1, 2))
+        tensor([2.])
+    """
+
+    def __call__(self, output: Tensor, original: Tensor) -> Tensor:
+        """Return the squared distance of each example."""
+        return (output - original).square().reshape(len(output), -1).sum(dim=1)
+
+
+class Reference:
+    """||R - NT_f(x)||^2: come as close as possible to a given output, such as another image's embedding.
+
+    Args:
+        reference: (B, K), or (1, K) for all examples.
+
+    Example:
+        >>> Reference(torch.ones(1, 2))(torch.zeros(3, 2), torch.zeros(3, 2))
+        tensor([2., 2., 2.])
+    """
+
+    def __init__(self, reference: Tensor) -> None:
+        self.reference = reference
+
+    def __call__(self, output: Tensor, original: Tensor) -> Tensor:  # noqa: ARG002
+        """Return the squared distance of each example."""
+        return (output - self.reference.to(output)).square().sum(dim=1)
+
+
+class ClassSpecific:
+    """sum_{j != c} NT_f(x)_j - NT_f(x)_c: keep class c and suppress the others, on raw logits.
+
+    Args:
+        indices: (B, D - 1) integers, the position of each example's target in an output of D dimensions; the first
+            column is the class, and j runs over it.
+
+    Example:
+        >>> ClassSpecific(torch.tensor([[2]]))(torch.tensor([[1.0, 2.0, 3.0]]), torch.zeros(1, 3))
+        tensor([0.])
+    """
+
+    def __init__(self, indices: Tensor) -> None:
+        self.indices = indices
+
+    def __call__(self, output: Tensor, original: Tensor) -> Tensor:  # noqa: ARG002
+        """Return the sum of the other classes' logits less the target's."""
+        examples = torch.arange(len(output), device=output.device)
+        classes, *elsewhere = self.indices.to(output.device).unbind(dim=1)
+        return output.sum(dim=1)[(examples, *elsewhere)] - 2 * output[(examples, classes, *elsewhere)]

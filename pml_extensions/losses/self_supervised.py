@@ -1,0 +1,30 @@
+"""The host's loss between two views of the same samples, with our loss on its list."""
+
+from pytorch_metric_learning import losses
+
+from pml_extensions.losses.semi_hard_triplet import SemiHardTripletLoss
+
+__all__ = ["SelfSupervisedLoss"]
+
+
+class SelfSupervisedLoss(losses.SelfSupervisedLoss):
+    """The host's SelfSupervisedLoss, which also takes a SemiHardTripletLoss.
+
+    The host names the losses that its wrapper takes in ``supported_losses``; this class adds one name.
+
+    Args:
+        *args: as in the host: ``loss``, ``symmetric``.
+        **kwargs: as in the host.
+
+    Raises:
+        Exception: for a loss that is not supported, as in the host.
+
+    Example:
+        >>> import torch
+        >>> loss = SelfSupervisedLoss(SemiHardTripletLoss())(torch.randn(8, 4), torch.randn(8, 4))
+    """
+
+    @staticmethod
+    def supported_losses() -> list[str]:
+        """Return the names of the losses that the wrapper takes."""
+        return [*losses.SelfSupervisedLoss.supported_losses(), SemiHardTripletLoss.__name__]

@@ -1,0 +1,140 @@
+"""Triplet loss over the semi-hard triplets of a batch, one for every anchor-positive pair.
+
+Source: Schroff, Kalenichenko and Philbin, FaceNet, arXiv:1503.03832; with the fallback and the mean over all pairs of
+TensorFlow Addons' ``triplet_semihard_loss``, as in Taha et al., arXiv:1901.08616. Here an anchor without a negative has
+no triplet, and a batch without triplets gives zero.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pytorch_metric_learning.distances import LpDistance
+from pytorch_metric_learning.losses import BaseMetricLossFunction
+from pytorch_metric_learning.reducers import MeanReducer, MultipleReducers
+from pytorch_metric_learning.utils.loss_and_miner_utils import convert_to_triplets
+from torch import Tensor
+
+from pml_extensions.losses._many_positives import SumOverManyPositives
+from pml_extensions.miners._classes import check_batch
+from pml_extensions.miners._dissimilarity import Dissimilarity, dissimilarity
+from pml_extensions.miners._mining import SemiHardMining
+
+__all__ = ["SemiHardTripletLoss"]
+
+
+class SemiHardTripletLoss(BaseMetricLossFunction):
+    r"""The mean, over all anchor-positive pairs of a batch, of max(d(a, p) - d(a, n) + margin, 0).
+
+    n is the nearest negative farther from the anchor than the positive or, where there is none, the farthest negative.
+
+    Args:
+        margin: how much farther than the positive a negative must be to cost nothing, in units of the distance.
+        smooth_loss: take log(1 + exp(d(a, p) - d(a, n) + margin)), as in the host's TripletMarginLoss.
+        block_size: anchors mined at once; None chooses by the memory at hand. It does not change the result.
+        **kwargs: as for every loss of the host: ``distance`` (by default ``LpDistance(power=2)``), ``reducer`` (by
+            default ``MeanReducer()``, which counts the pairs that cost nothing), ``embedding_regularizer``, ...
+
+    Shape:
+        embeddings (B, d) and labels (B,), integers; optionally ``indices_tuple``, triplets or pairs that are used in
+        place of the semi-hard ones, ref_emb (R, d) and ref_labels (R,). The result is a scalar, float32 or wider.
+
+    Raises:
+        ValueError: for embeddings and labels of the wrong shape.
+        TypeError: for labels that are not integers.
+
+    Example:
+        >>> loss = SemiHardTripletLoss()(torch.eye(4), torch.tensor([0, 0, 1, 1]))
+        >>> round(loss.item(), 4)  # no negative is farther than a positive: the farthest is as far
+        0.2
+    """
+
+    def __init__(
+        self, margin: float = 0.2, smooth_loss: bool = False, block_size: int | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if block_size is not None and block_size < 1:
+            raise ValueError(f"block_size must be a positive number of anchors or None, got {block_size}")
+        self.margin = margin
+        self.smooth_loss = smooth_loss
+        self.block_size = block_size
+        self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)
+
+    def get_default_distance(self) -> LpDistance:
+        """Return squared Euclidean distance between unit vectors."""
+        return LpDistance(power=2)
+
+    def get_default_reducer(self) -> MeanReducer:
+        """Return the mean over all triplets."""
+        return MeanReducer()
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None = None,
+        indices_tuple: tuple[Tensor, ...] | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Any:
+        """Check the batch and return what the reducer makes of its losses: a scalar, or a dict (DoNothingReducer)."""
+        check_batch(embeddings, labels)
+        if ref_emb is not None:
+            check_batch(ref_emb, ref_labels, "ref_")
+        if indices_tuple is None and (labels is None or (ref_emb is not None and ref_labels is None)):
+            raise ValueError(
+                "labels (and ref_labels for ref_emb) are needed to mine triplets; pass them or indices_tuple"
+            )
+        return super().forward(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+
+    def compute_loss(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        indices_tuple: tuple[Tensor, ...] | None,
+        ref_emb: Tensor,
+        ref_labels: Tensor,
+    ) -> dict[str, Any]:
+        """Return the losses of the triplets, given or mined, in the host's form."""
+        with torch.autocast(embeddings.device.type, enabled=False):
+            if indices_tuple is not None:
+                triplets = convert_to_triplets(indices_tuple, labels, ref_labels)
+                return self._of_triplets(dissimilarity(self.distance, embeddings, ref_emb), triplets)
+            mining = SemiHardMining(self.distance, embeddings, labels, ref_emb, ref_labels, block_size=self.block_size)
+            if not mining.pairs:
+                return dict(self.zero_losses())
+            if len(mining.many) and self._takes_the_mean():
+                return loss_dict(self._mean(mining))
+            return self._of_triplets(mining.dissimilarity, mining.triplets()[:3])
+
+    def _of_triplets(self, distances: Dissimilarity, triplets: tuple[Tensor, ...]) -> dict[str, Any]:
+        anchors, positives, negatives = triplets
+        if not len(anchors):
+            return dict(self.zero_losses())
+        gaps = distances.pairs(anchors, positives) - distances.pairs(anchors, negatives)
+        return loss_dict(self._losses(gaps), triplets)
+
+    def _mean(self, mining: SemiHardMining) -> Tensor:
+        distances = mining.dissimilarity
+        total: Tensor = SumOverManyPositives.apply(distances.x, distances.y, mining, self._losses)
+        if mining.few_pairs:
+            anchors, positives, negatives, _ = mining.triplets_of_few()
+            gaps = distances.pairs(anchors, positives) - distances.pairs(anchors, negatives)
+            total = total + self._losses(gaps).sum()
+        return total / mining.pairs
+
+    def _losses(self, gaps: Tensor) -> Tensor:
+        violation = gaps + self.margin
+        losses: Tensor = F.softplus(violation) if self.smooth_loss else F.relu(violation)
+        return losses
+
+    def _takes_the_mean(self) -> bool:
+        reducer = self.reducer
+        if isinstance(reducer, MultipleReducers):
+            reducer = reducer.reducers["loss"]
+        return bool(type(reducer) is MeanReducer)
+
+
+def loss_dict(losses: Tensor, triplets: tuple[Tensor, ...] | None = None) -> dict[str, Any]:
+    """Return losses as the host's reducers take them: one for each triplet, or their mean."""
+    kind = "already_reduced" if triplets is None else "triplet"
+    return {"loss": {"losses": losses, "indices": triplets, "reduction_type": kind}}

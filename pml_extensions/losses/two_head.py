@@ -1,0 +1,125 @@
+"""The loss of a model with two heads: a classification loss of its logits, a metric loss of its embeddings.
+
+Source: Taha, Chen, Misu, Shrivastava and Davis, WACV 2020, arXiv:1901.08616, equation 1.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pytorch_metric_learning.utils.module_with_records_and_reducer import ModuleWithRecordsAndReducer
+from torch import Tensor, nn
+
+from pml_extensions.losses.semi_hard_triplet import SemiHardTripletLoss
+from pml_extensions.miners._classes import check_batch
+
+__all__ = ["TwoHeadLoss"]
+
+
+class TwoHeadLoss(ModuleWithRecordsAndReducer):
+    r"""classification_loss(logits, labels) + metric_weight * metric_loss(embeddings, labels).
+
+    Args:
+        metric_loss: a loss of the host, called with embeddings, labels and ``indices_tuple``; by default
+            ``SemiHardTripletLoss()``.
+        classification_loss: a loss of torch, called with logits and labels; by default ``nn.CrossEntropyLoss()``.
+        metric_weight: the metric loss's weight, lambda in the paper.
+        ignore_label: rows with this label are unlabelled: they do not take part in the classification loss, nor in the
+            metric loss unless ``indices_tuple`` names them. None for no such label.
+        **kwargs: as for the host's losses: ``reducer`` (the two parts are added up by default; with
+            ``DoNothingReducer()`` the call returns both, as a loss dict) and ``collect_stats``, with which the parts of
+            the last call are recorded as ``classification_value`` and ``metric_value``, weighted.
+
+    Shape:
+        outputs: logits (B, classes) and embeddings (B, d), as a TwoHead model returns them; labels (B,), integers.
+        The result is a scalar, float32 or wider.
+
+    Raises:
+        TypeError: ``metric_loss`` does not take an ``indices_tuple``, ``outputs`` are not a pair, or labels are not
+            integers.
+        ValueError: for outputs and labels of the wrong shape.
+
+    Example:
+        >>> outputs = torch.zeros(4, 2), torch.eye(4)
+        >>> round(TwoHeadLoss()(outputs, torch.tensor([0, 0, 1, 1])).item(), 4)  # log(2) + margin
+        0.8931
+    """
+
+    def __init__(
+        self,
+        metric_loss: nn.Module | None = None,
+        classification_loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        metric_weight: float = 1.0,
+        ignore_label: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.metric_loss = SemiHardTripletLoss() if metric_loss is None else metric_loss
+        self.classification_loss = nn.CrossEntropyLoss() if classification_loss is None else classification_loss
+        check_losses(self.metric_loss, self.classification_loss)
+        self.metric_weight = metric_weight
+        self.ignore_label = ignore_label
+        self.add_to_recordable_attributes(list_of_names=["metric_weight"], is_stat=False)
+        self.add_to_recordable_attributes(list_of_names=["classification_value", "metric_value"], is_stat=True)
+
+    def sub_loss_names(self) -> list[str]:
+        """Return the names of the two parts."""
+        return ["classification_loss", "metric_loss"]
+
+    def forward(
+        self, outputs: tuple[Tensor, Tensor], labels: Tensor, indices_tuple: tuple[Tensor, ...] | None = None
+    ) -> Any:
+        """Return the reduced loss of a batch: a scalar, or a dict of the two parts (DoNothingReducer)."""
+        self.reset_stats()
+        logits, embeddings = checked(outputs, labels)
+        labels = labels.to(logits.device)
+        classification = self._classification(logits, labels)
+        metric = self.metric_weight * self._metric(embeddings, labels, indices_tuple)
+        if self.collect_stats:
+            self.classification_value, self.metric_value = classification.item(), metric.item()
+        parts = dict(zip(self.sub_loss_names(), (classification, metric), strict=True))
+        loss_dict = {
+            name: {"losses": part, "indices": None, "reduction_type": "already_reduced"} for name, part in parts.items()
+        }
+        return self.reducer(loss_dict, embeddings.to(torch.promote_types(classification.dtype, metric.dtype)), labels)
+
+    def _classification(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.ignore_label is not None:
+            labelled = labels != self.ignore_label
+            logits, labels = logits[labelled], labels[labelled]
+            if not len(labels):
+                return (logits * 0).sum()
+        return self.classification_loss(logits, labels)
+
+    def _metric(self, embeddings: Tensor, labels: Tensor, indices_tuple: tuple[Tensor, ...] | None) -> Tensor:
+        if self.ignore_label is not None and indices_tuple is None:
+            labelled = labels != self.ignore_label
+            embeddings, labels = embeddings[labelled], labels[labelled]
+        value: Tensor = self.metric_loss(embeddings, labels, indices_tuple)
+        return value
+
+
+def check_losses(metric_loss: Any, classification_loss: Any) -> None:
+    """Raise if a part cannot be called as it will be."""
+    call = metric_loss.forward if isinstance(metric_loss, nn.Module) else metric_loss
+    if not callable(call) or "indices_tuple" not in inspect.signature(call).parameters:
+        raise TypeError(
+            "metric_loss must be a loss of pytorch-metric-learning, called with embeddings, labels and indices_tuple; "
+            f"got {type(metric_loss).__name__}"
+        )
+    if not callable(classification_loss):
+        raise TypeError(f"classification_loss must be callable, got {type(classification_loss).__name__}")
+
+
+def checked(outputs: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits and embeddings, or raise if they or the labels have the wrong shape."""
+    if not isinstance(outputs, tuple) or len(outputs) != 2:
+        raise TypeError(
+            f"outputs must be (logits, embeddings), as a TwoHead model returns, got {type(outputs).__name__}"
+        )
+    logits, embeddings = outputs
+    check_batch(embeddings, labels)
+    if len(logits) != len(embeddings):
+        raise ValueError(f"logits must be as many as embeddings, got {len(logits)} for {len(embeddings)}")
+    return logits, embeddings

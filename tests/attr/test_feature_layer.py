@@ -1,0 +1,104 @@
+"""The default layer of timm's networks: every family gets a finite map that is not constant."""
+
+import warnings
+
+import pytest
+import torch
+from networks import images, pooled
+from torch import nn
+
+from pml_extensions.attr import L2CAF, last_feature_layer
+
+timm = pytest.importorskip("timm")
+
+QUICK = {
+    "resnet10t": "layer4",
+    "test_vit": "blocks.5.norm1",
+    "test_vit2": "norm",
+    "test_efficientnet": "bn2",
+    "test_convnext": "norm_pre",
+    "test_mambaout": "stages",
+    "test_nfnet": "final_act",
+    "mobilenetv3_small_050": "blocks",
+    "deit_tiny_distilled_patch16_224": "blocks.11.norm1",
+    "swin_tiny_patch4_window7_224": "norm",
+    "levit_128s": "stages",
+    "ghostnet_050": "blocks",
+    "edgenext_xx_small": "norm_pre",
+}
+
+
+def network(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    for module in model.modules():  # some families start with zeros in classifiers and branches, which then say nothing
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, nn.Parameter) and not weight.any():
+            nn.init.normal_(weight, mean=float(weight.ndim == 1), std=0.02)
+    if "levit" in name:
+        measure_statistics(model)
+    return model
+
+
+def measure_statistics(model):
+    """Give batch norms the statistics of noise: with none, the places of an untrained LeViT fade into each other."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model.train()(torch.randn(4, *model.pretrained_cfg["input_size"]))
+    model.eval()
+
+
+def check_map(name, layer_name=None):
+    model = network(name)
+    layer = last_feature_layer(model)
+    path = next(path for path, module in model.named_modules() if module is layer)
+    assert layer_name is None or path == layer_name
+    x = torch.randn(1, *model.pretrained_cfg["input_size"], generator=torch.Generator().manual_seed(1))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "what follows the layer cannot be played back")
+        maps, report = L2CAF(model, layer).attribute(x, solver=None, return_report=True)
+    assert maps.isfinite().all()
+    assert maps.std() > 1e-4
+    return path, tuple(maps.shape[2:]), report
+
+
+@pytest.mark.parametrize(("name", "layer"), QUICK.items())
+def test_families(name, layer):
+    check_map(name, layer)
+
+
+def smallest_model_of(module):
+    def cost(name):
+        with torch.device("meta"):
+            model = timm.create_model(name)
+        return sum(p.numel() for p in model.parameters()) * model.pretrained_cfg["input_size"][-1] ** 2
+
+    return min(timm.list_models(module=module)[:40], key=cost)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", timm.list_modules())
+def test_every_family(module):
+    check_map(smallest_model_of(module))
+
+
+def test_a_network_of_ones_own():
+    model = pooled().train()
+    model.act.eval()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    assert last_feature_layer(model, images()) is model.act
+    assert model.training
+    assert not model.act.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="inputs must be given"):
+        last_feature_layer(pooled())
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(432, 3))
+    with pytest.raises(ValueError, match="no layer of Sequential has places"):
+        last_feature_layer(flat, images())
