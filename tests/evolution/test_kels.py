@@ -24,7 +24,8 @@ def at(side, channels=3):
 
 SMALL = {
     "test_resnet": 64, "test_efficientnet": 64, "test_byobnet": 64, "test_mambaout": 64, "test_convnext": 64,
-    "test_nfnet": 64, "test_vit": 64, "mobilenetv3_small_050": 64, "edgenext_xx_small": 64, "regnetx_002": 64, "repvit_m1": 64,
+    "test_nfnet": 64, "test_vit": 64, "mobilenetv3_small_050": 64, "edgenext_xx_small": 64, "regnetx_002": 64,
+    "repvit_m1": 64,
     "ghostnet_050": 64, "fasternet_t0": 64, "xcit_nano_12_p8_224": 64, "levit_128s": 224,
     "tf_efficientnet_cc_b0_4e": 64,
     "resnetv2_50d_gn": 64, "ecaresnet26t": 64, "deit_tiny_patch16_224": 224, "swin_tiny_patch4_window7_224": 224,
