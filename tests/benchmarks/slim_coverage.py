@@ -201,6 +201,58 @@ def summary(row):
     return f"{row['name']:40} {row['rate']} {figures} {marks} {errors} {row['whole'] or ''}"
 
 
+def holds(row, check):
+    """Return whether a check held; for exactness, an error below 1e-9."""
+    value = row.get(check)
+    return value[1] < 1e-9 if isinstance(value, list) else bool(value)
+
+
+def table(out):
+    """Print docs/coverage.md from the lines so far."""
+    with (out / "slim.jsonl").open() as file:
+        rows = [row for row in map(json.loads, file) if "skipped" not in row]
+    print(
+        "# Coverage of timm by KELS\n\nWritten by `tests/benchmarks/slim_coverage.py`; its head says how. A row counts"
+    )
+    print(
+        "models; a check that was not run at that rate and size is left empty. `exact`: slim equals the dense network with"
+    )
+    print(
+        "its reset-hypothesis set to zero, norms over channels taken over the kept ones, relative error below 1e-9 in float64.\n"
+    )
+    print(
+        "| rate | input | models | same class | every width cut | runs | trains | exports | exact | parameters, mean ratio |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for rate, size in sorted({(row["rate"], row["size"]) for row in rows}):
+        group = [row for row in rows if (row["rate"], row["size"]) == (rate, size)]
+        tried = [check for check in CHECKS if any(check in row for row in group)]
+        counts = [sum(holds(row, check) for row in group) if check in tried else "" for check in CHECKS]
+        same = sum(row.get("same_class", False) for row in group)
+        full = sum(row.get("whole") == [] for row in group)
+        ratios = [row["ratio"] for row in group if "ratio" in row]
+        cells = [rate, size, len(group), same, full, *counts, f"{sum(ratios) / len(ratios):.3f}"]
+        print("| " + " | ".join(map(str, cells)) + " |")
+    seconds = sorted(row["seconds"] for row in rows if "seconds" in row)
+    print(
+        f"\nThe analysis took {seconds[len(seconds) // 2]:.1f} s in the median, {seconds[len(seconds) * 95 // 100]:.1f} s"
+    )
+    print(f"at the 95th percentile, {seconds[-1]:.1f} s at most.\n\n## What does not hold\n")
+    print("| model | module | rate | input | what |")
+    print("|---|---|---|---|---|")
+    for row in rows:
+        what = [row["error"]] if "error" in row else []
+        what += [f"{width} stays whole at {where}: {reason}" for width, reason, where in row.get("whole", [])]
+        what += [
+            f"not {check}: {row.get(f'{check}_error') or row[check]}"
+            for check in CHECKS
+            if check in row and not holds(row, check)
+        ]
+        if what:
+            cells = [row["name"], row["module"], row["rate"], row["size"], "; ".join(what).replace("|", "/")]
+            print("| " + " | ".join(map(str, cells)) + " |")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["list", "run", "table"])
@@ -217,6 +269,8 @@ def main():
         list_models(arguments.out)
     elif arguments.command == "run":
         run(arguments)
+    else:
+        table(arguments.out)
 
 
 if __name__ == "__main__":
