@@ -4,8 +4,9 @@
     python examples/knowledge_evolution.py --task retrieval   # embed digits with a loss of pytorch-metric-learning
     python examples/knowledge_evolution.py --quick            # under a minute, too short to show anything
 
-Two controls train exactly as many epochs: one long training, and generations whose weights are never reset (a fresh
-optimiser and schedule each, no more). What a reset is worth is its distance from both.
+Controls train exactly as many epochs: one long training; generations whose weights are never reset (a fresh optimiser
+and schedule each, no more); and, beside the slim network that KELS holds, a network of the slim size trained alone.
+What a reset is worth is its distance from them.
 """
 
 import argparse
@@ -23,13 +24,14 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pml_extensions.evolution import WELS, KnowledgeEvolution, LaterLayers
+from pml_extensions.evolution import KELS, WELS, KnowledgeEvolution, LaterLayers
 
 GENERATIONS = 5
 METHODS: dict[str, Callable[[int], object] | None] = {  # how the weights are split; None trains on without a reset
     "restarts, no reset": None,
     "WELS 0.5": lambda seed: WELS(0.5, seed=seed),
     "later layers": lambda _: LaterLayers("layer4"),
+    "KELS 0.5": lambda _: KELS(0.5, example_input=torch.zeros(2, 1, 16, 16)),
 }
 
 
@@ -114,17 +116,33 @@ def evaluate(model: nn.Module, task: Task) -> float:
     return task.score(torch.cat([model(images) for images in task.test_images.split(256)]), task.test_labels)
 
 
-def evolve(task: Task, split: object | None, generations: int, epochs: int, seed: int) -> list[float]:
-    """Return the score after each generation."""
+def fresh(task: Task, seed: int) -> nn.Module:
+    """Return an untrained network."""
     torch.manual_seed(seed)
-    model = timm.create_model("test_resnet", in_chans=1, num_classes=task.outputs)
-    generator = torch.Generator().manual_seed(seed)
-    stages = KnowledgeEvolution(model, split, seed=seed).generations(generations) if split else range(generations)
-    scores = []
-    for _ in stages:
+    return timm.create_model("test_resnet", in_chans=1, num_classes=task.outputs)
+
+
+def evolve(task: Task, split: object | None, generations: int, epochs: int, seed: int) -> dict[str, list[float]]:
+    """Return the score after each generation: of the network and, where the split has one, of its slim network."""
+    model, generator = fresh(task, seed), torch.Generator().manual_seed(seed)
+    evolution = KnowledgeEvolution(model, split, seed=seed) if split else None
+    dense, slim = [], []
+    for _ in evolution.generations(generations) if evolution else range(generations):
         train(model, task, epochs, generator)
-        scores.append(evaluate(model, task))
-    return scores
+        dense.append(evaluate(model, task))
+        if isinstance(split, KELS):
+            slim.append(evaluate(evolution.slim(), task))
+    return {"": dense, ", slim": slim} if slim else {"": dense}
+
+
+def train_slim_alone(task: Task, split: KELS, epochs: int, seed: int) -> list[float]:
+    """Return the score of a network of the slim size, initialised as such and trained alone."""
+    model = split.slim(fresh(task, seed))
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    train(model, task, epochs, torch.Generator().manual_seed(seed))
+    return [evaluate(model, task)]
 
 
 def main() -> None:
@@ -137,12 +155,16 @@ def main() -> None:
     make_task = {"classification": classification, "retrieval": retrieval}[arguments.task]
     seeds, epochs = (range(1), 2) if arguments.quick else (range(3), 30)
 
-    scores: dict[str, list[list[float]]] = {name: [] for name in ("one long training", *METHODS)}
+    scores: dict[str, list[list[float]]] = {}
     for seed in seeds:
         task = make_task(seed)
-        scores["one long training"].append(evolve(task, None, 1, GENERATIONS * epochs, seed))
+        one = evolve(task, None, 1, GENERATIONS * epochs, seed)[""]
+        scores.setdefault("one long training", []).append(one)
         for name, split in METHODS.items():
-            scores[name].append(evolve(task, split and split(seed), GENERATIONS, epochs, seed))
+            for suffix, run in evolve(task, split and split(seed), GENERATIONS, epochs, seed).items():
+                scores.setdefault(name + suffix, []).append(run)
+        alone = train_slim_alone(task, METHODS["KELS 0.5"](seed), GENERATIONS * epochs, seed)
+        scores.setdefault("slim size, alone", []).append(alone)
 
     print(f"{task.measure}: mean ± standard deviation over {len(seeds)} seeds, {epochs} epochs a generation")
     for name, runs in scores.items():

@@ -5,6 +5,7 @@ Each part prints a table and writes a figure into DIR.
 """
 
 import argparse
+import copy
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
+from attention_maps import figure, panels
 from pytorch_metric_learning import losses, samplers, trainers
 from pytorch_metric_learning.distances import CosineSimilarity
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
@@ -26,6 +28,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
+from pml_extensions.evolution import KELS, KnowledgeEvolution
 from pml_extensions.losses import TwoHeadLoss
 from pml_extensions.models import TwoHead
 from pml_extensions.regularizers import SVMaxRegularizer, effective_rank, mean_singular_value
@@ -193,7 +196,55 @@ def two_head(digits: Digits, seeds: range, out: Path) -> None:  # noqa: ARG001
     print_table("Two heads: classification and retrieval of new images, 20 training images a class", runs)
 
 
-PARTS: tuple[Callable[[Digits, range, Path], None], ...] = (svmax, two_head)
+def epochs(model: nn.Module, train: TensorDataset, count: int, seed: int) -> None:
+    """Train a classifier with a fresh optimiser and schedule."""
+    loader = DataLoader(train, batch_size=50, shuffle=True, generator=torch.Generator().manual_seed(seed))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, count)
+    model.train()
+    for _ in tqdm(range(count)):
+        for images, labels in loader:
+            optimizer.zero_grad()
+            F.cross_entropy(model(images), labels, label_smoothing=0.1).backward()
+            optimizer.step()
+        schedule.step()
+
+
+@torch.no_grad()
+def classified(model: nn.Module, test: TensorDataset) -> Run:
+    """Return the accuracy and the size of a classifier."""
+    images, labels = test.tensors
+    accuracy = (model.eval()(images).argmax(1) == labels).float().mean().item()
+    return Run({"accuracy": accuracy, "M parameters": sum(p.numel() for p in model.parameters()) / 1e6})
+
+
+def knowledge_evolution(digits: Digits, seeds: range, out: Path) -> None:  # noqa: ARG001
+    """Generations with the kernel-level split against one training of as many epochs; the slim network within."""
+    generations, per_generation = 5, 10
+    split = KELS(0.5, example_input=torch.zeros(2, 1, IMAGE_SIZE, IMAGE_SIZE))
+    runs: dict[str, list[Run]] = {"one long training": [], "KELS, dense": [], "KELS, slim": []}
+    for seed in seeds:
+        train, test = digits.few(per_class=20, seed=seed)
+        set_seed(seed)
+        model = timm.create_model("test_resnet", in_chans=1, num_classes=10)
+        evolving = copy.deepcopy(model)
+        epochs(model, train, generations * per_generation, seed)
+        runs["one long training"].append(classified(model, test))
+        evolution = KnowledgeEvolution(evolving, split, seed=seed)
+        for _ in evolution.generations(generations):
+            epochs(evolving, train, per_generation, seed)
+        runs["KELS, dense"].append(classified(evolving, test))
+        runs["KELS, slim"].append(classified(evolution.slim(), test))
+    print_table("Knowledge Evolution: digits, 20 training images a class, as many epochs for both", runs)
+
+
+def attention(digits: Digits, seeds: range, out: Path) -> None:  # noqa: ARG001
+    """Attention maps of a real ImageNet network, beside Grad-CAM."""
+    figure(panels()).savefig(out / "attention_maps.png", dpi=90)
+    print(f"\nL2-CAF figure: {out / 'attention_maps.png'}")
+
+
+PARTS: tuple[Callable[[Digits, range, Path], None], ...] = (svmax, two_head, knowledge_evolution, attention)
 
 
 def main() -> None:
