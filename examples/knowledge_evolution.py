@@ -175,18 +175,20 @@ def main() -> None:
 
 
 def draw(scores: dict[str, list[list[float]]], measure: str, epochs: int) -> plt.Figure:
-    """Draw the mean score by generation with its range over the seeds; one long training is a line across."""
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    """Draw the mean score by generation with its range over the seeds, full size and slim; one training is a line."""
+    figure, panels = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
     for colour, (name, runs) in enumerate(scores.items()):
+        axes = panels["slim" in name]
         by_generation = torch.tensor(runs).expand(-1, GENERATIONS)
         x = range(1, GENERATIONS + 1)
         style = "--" if len(runs[0]) == 1 else "o-"
         axes.plot(x, by_generation.mean(0), style, color=f"C{colour}", label=name)
         low, high = by_generation.aminmax(dim=0)
         axes.fill_between(x, low, high, color=f"C{colour}", alpha=0.12, linewidth=0)
-    axes.set(xlabel=f"generation ({epochs} epochs each)", ylabel=measure, xticks=list(x))
-    figure.legend(loc="outside upper center", ncols=2, frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    for axes, title in zip(panels, ("the network", "a network of the slim size"), strict=True):
+        axes.set(title=title, xlabel=f"generation ({epochs} epochs each)", ylabel=measure, xticks=list(x))
+        axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
