@@ -178,7 +178,7 @@ def draw(scores: dict[str, list[list[float]]], measure: str, epochs: int) -> plt
     """Draw the mean score by generation with its range over the seeds, full size and slim; one training is a line."""
     figure, panels = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
     for colour, (name, runs) in enumerate(scores.items()):
-        axes = panels["slim" in name]
+        axes = panels[int("slim" in name)]
         by_generation = torch.tensor(runs).expand(-1, GENERATIONS)
         x = range(1, GENERATIONS + 1)
         style = "--" if len(runs[0]) == 1 else "o-"
