@@ -224,7 +224,7 @@ def exactness(model, split, train=False):
     inputs = input_like(dense, split)
     with torch.no_grad(), InDoubles():
         out = slim(*inputs)
-        strict = relative_error(without_reset_hypothesis(dense, split(dense))(*inputs), out)
+        strict = relative_error(without_reset_hypothesis(dense, split.masks(dense, widths))(*inputs), out)
         if strict < 1e-9 or train:
             return "masked", strict
         with KeptChannels(widths, calls):

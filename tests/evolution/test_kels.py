@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import nn
 
-from pml_extensions.evolution import KELS, KnowledgeEvolution, find_weights, load_slim, save_slim
+from pml_extensions.evolution import KELS, KnowledgeEvolution, find_weights
 
 spec = importlib.util.spec_from_file_location("slim_checks", Path(__file__).with_name("slim_checks.py"))
 slim_checks = importlib.util.module_from_spec(spec)
@@ -195,35 +195,6 @@ def test_a_width_that_cannot_be_narrowed_stays_whole_and_is_listed():
     (line,) = KnowledgeEvolution(model, split).summary().slim.whole
     assert line.startswith("12 at ")
     assert "test_kels.py" in line
-
-
-def test_save_and_load(tmp_path):
-    model = timm.create_model("test_resnet", num_classes=5, in_chans=1).eval()
-    slim = KELS(0.5).slim(model)
-    path = tmp_path / "slim.safetensors"
-    save_slim(slim, path)
-    x = torch.randn(2, 1, 64, 64)
-    assert torch.equal(load_slim(path)(x), slim(x))
-    slim.reset_classifier(2)
-    save_slim(slim, path)
-    assert load_slim(path)(x).shape == (2, 2)
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="no complete safetensors"):
-        load_slim(path)
-    with pytest.raises(FileNotFoundError, match="save_slim"):
-        load_slim(tmp_path / "none")
-    with pytest.raises(TypeError, match="must come from"):
-        save_slim(model, path)
-
-
-def test_foreign_file(tmp_path):
-    from safetensors.torch import save_file
-
-    save_file({"a": torch.zeros(1)}, tmp_path / "a")
-    with pytest.raises(ValueError, match="not written by save_slim"):
-        load_slim(tmp_path / "a")
-    with pytest.raises(ValueError, match="timm architecture"):
-        save_slim(KELS(0.5, example_input=at(8)).slim(Branches()), tmp_path / "b")
 
 
 def test_errors_of_the_settings():

@@ -23,6 +23,7 @@ MORE = (
     "xcit_nano_12_p8_224", "levit_128s", "swin_tiny_patch4_window7_224", "deit_tiny_patch16_224", "ecaresnet26t",
     "tf_efficientnet_cc_b0_4e", "mobilenetv3_small_050",
 )  # fmt: skip
+FEW = ("test_resnet", "test_vit")
 ALL = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)]
 
 
@@ -103,7 +104,7 @@ def test_slim_is_exact_with_fused_and_unfused_attention(fused):
     assert slim_checks.exactness(model, split)[1] < 1e-9
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+@pytest.mark.parametrize("name", ["test_resnet", pytest.param("test_vit", marks=pytest.mark.slow)])
 def test_slim_compiles(name):
     model, slim = slim_of(name)
     x = images(model)
@@ -121,7 +122,9 @@ def test_slim_compiles_to_code(name):
         torch.testing.assert_close(torch.compile(slim)(x), slim(x), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in FEW else [pytest.mark.slow]) for n in (*QUICK, *MORE)]
+)
 def test_slim_exports(name):
     model, slim = slim_of(name)
     x = images(model)
@@ -147,7 +150,7 @@ TORCHVISION = {
     "vit_b_16": {"image_size": 64}, "densenet121": {}, "swin_t": {}, "convnext_tiny": {}, "regnet_y_400mf": {},
     "efficientnet_b0": {}, "mnasnet0_5": {}, "googlenet": {"init_weights": False, "aux_logits": False},
 }  # fmt: skip
-IN_THE_DEFAULT_RUN = {"resnet18", "mobilenet_v3_small", "googlenet"}
+IN_THE_DEFAULT_RUN = {"resnet18", "mobilenet_v3_small"}
 
 
 @pytest.mark.parametrize(
