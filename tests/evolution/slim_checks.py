@@ -20,7 +20,7 @@ from pml_extensions.evolution.widths.watching import WatchIntegers
 
 GATHERING = {
     "layer_norm", "rms_norm", "group_norm", "softmax", "log_softmax", "mean", "var", "std", "var_mean", "std_mean",
-    "amax", "amin", "batch_norm", "scaled_dot_product_attention",
+    "amax", "amin", "batch_norm", "scaled_dot_product_attention", "multi_head_attention_forward",
 }  # fmt: skip
 
 
@@ -88,6 +88,8 @@ class KeptChannels(TorchFunctionMode):
             if kwargs.get("scale") is None:
                 kwargs["scale"] = len(index[-1]) ** -0.5
             return func(*args, **kwargs)
+        if name == "multi_head_attention_forward":
+            return func(*with_scale_of(len(index[-1]), args), **kwargs)
         return confined(name, index, func, args, kwargs)
 
     def _kept(self, axis, length):
@@ -112,6 +114,14 @@ class KeptChannels(TorchFunctionMode):
         else:
             given["normalized_shape"] = [len(index[d]) for d in dims]
         return put(x, func(**(given | {"input": small})), index, dims)
+
+
+def with_scale_of(width, args):
+    """Return arguments of torch's attention whose queries are scaled as those of a model of the given width."""
+    query, key, value, embed_dim, heads, weight, bias, *rest = args
+    factor = torch.ones(weight.shape[0], dtype=weight.dtype)
+    factor[:embed_dim] = (embed_dim / width) ** 0.5
+    return query, key, value, embed_dim, heads, weight * factor[:, None], bias * factor, *rest
 
 
 def pick(x, index, dims):
@@ -209,7 +219,7 @@ def gathers_over_widths(widths, calls):
         axes = {"group_norm": call.axes[1:2], "scaled_dot_product_attention": call.axes[-1:]}.get(call.name, call.axes)
         if call.name == "batch_norm":
             axes = [a for d, a in enumerate(call.axes) if d != 1]
-        if call.name in {"softmax", "log_softmax", "layer_norm", "rms_norm"}:
+        if call.name in {"softmax", "log_softmax", "layer_norm", "rms_norm", "multi_head_attention_forward"}:
             axes = call.axes[-1:]
         if any(slim_size(a, widths.sizes) < size(a) for a in axes) and call.name not in {"mean", "amax"}:
             return True

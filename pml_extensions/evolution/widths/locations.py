@@ -1,12 +1,13 @@
 """Where in the model's code something happened, and the error that says so."""
 
+import os
 import sys
 from functools import cache
 from pathlib import Path
 
 import torch
 
-_NOT_THE_MODEL = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]))
+_NOT_THE_MODEL = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parents[2]))
 _ENTRY = str(Path(__file__).with_name("forward.py"))
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from pml_extensions.evolution.widths.axes import Leaf, Reason
 from pml_extensions.evolution.widths.integers import Attribute
-from pml_extensions.evolution.widths.system import Condition, Term, Tie, Variable, eliminate, tie, value_of, variables
+from pml_extensions.evolution.widths.system import Condition, Term, Variable, eliminate, value_of, variables
+from pml_extensions.evolution.widths.ties import Tie, tie
 
 _REACH = 72  # how far from its present size a leaf is moved in one step
 _MISFIT = "its slim size fits no other that the code ties it to"

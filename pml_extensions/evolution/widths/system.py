@@ -1,6 +1,6 @@
 """Equations over leaves and attributes, brought into their smallest form: what remains for the solver to satisfy."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -152,47 +152,3 @@ def _definitions(conditions: list[Condition], known: Mapping[Attribute, Term]) -
             if bare and not any(isinstance(v, Attribute) for v in variables(term)):
                 fresh.setdefault(attribute, term)
     return fresh
-
-
-@dataclass(frozen=True)
-class Tie:
-    """A leaf whose slim size is that of a term of other leaves, with the line of the model's code that demands it."""
-
-    leaf: Leaf
-    term: Term
-    where: str
-
-
-def tie(conditions: list[Condition]) -> tuple[dict[Leaf, Tie], list[Condition]]:
-    """Take leaves that some condition equates with a sum or product of others out of all others, the largest first.
-
-    Returns:
-        The ties, and the conditions that remain, in leaves that are free.
-    """
-    ties: dict[Leaf, Tie] = {}
-    while found := max(_ties(conditions), key=lambda t: t.leaf.size, default=None):
-        one = {found.leaf: found.term}
-        ties = {leaf: Tie(leaf, substitute(t.term, one), t.where) for leaf, t in ties.items()}
-        ties[found.leaf] = found
-        conditions = substitute_all(conditions, one)
-    return ties, conditions
-
-
-def _ties(conditions: Iterable[Condition]) -> Iterator[Tie]:
-    for c in conditions:
-        left, right = _without_common_factor(c.left, c.right)
-        for leaf, term in ((left, right), (right, left)):
-            if c.relation == "==" and isinstance(leaf, Leaf) and _is_sum_of_leaves(term):
-                yield Tie(leaf, term, c.where)
-
-
-def _without_common_factor(left: Term, right: Term) -> tuple[Term, Term]:
-    both = isinstance(left, tuple) and isinstance(right, tuple) and left[0] == right[0] == "*"
-    return (left[2], right[2]) if both and left[1] == right[1] and isinstance(left[1], int) else (left, right)
-
-
-def _is_sum_of_leaves(term: Term) -> bool:
-    """Tell whether a term is made of leaves by sums and products, so that it is smaller when they are."""
-    if isinstance(term, tuple):
-        return term[0] in {"+", "*"} and all(isinstance(t, int) or _is_sum_of_leaves(t) for t in term[1:])
-    return isinstance(term, Leaf)
