@@ -148,7 +148,7 @@ def test_slim_goes_to_onnx(name, tmp_path):
 TORCHVISION = {
     "resnet18": {}, "mobilenet_v3_small": {}, "shufflenet_v2_x0_5": {}, "squeezenet1_1": {},
     "vit_b_16": {"image_size": 64}, "densenet121": {}, "swin_t": {}, "convnext_tiny": {}, "regnet_y_400mf": {},
-    "efficientnet_b0": {}, "mnasnet0_5": {}, "googlenet": {"init_weights": False, "aux_logits": False},
+    "efficientnet_b0": {}, "mnasnet0_5": {}, "googlenet": {"init_weights": False},
 }  # fmt: skip
 LINE = "torchvision/models/shufflenetv2.py:94"
 IN_THE_DEFAULT_RUN = {"resnet18", "mobilenet_v3_small"}
@@ -170,7 +170,49 @@ def test_torchvision(name):
     slim = split.slim(model)
     assert type(slim) is type(model)
     assert slim(torch.randn(3, 3, 64, 64)).shape == (3, 1000)
+    slim.train()(torch.randn(3, 3, 64, 64))
     assert sum(p.numel() for p in slim.parameters()) < 0.55 * sum(p.numel() for p in model.parameters())
+
+
+class WithAuxiliaryHead(nn.Module):
+    """A head that the network has in train mode alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.body = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 20, 3)
+        self.norm, self.auxiliary, self.head = nn.BatchNorm2d(12), nn.Linear(12, 2), nn.Linear(20, 2)
+
+    def forward(self, x):
+        x = self.norm(self.stem(x)).relu()
+        out = self.head(self.body(x).mean((2, 3)))
+        return (out, self.auxiliary(x.mean((2, 3)))) if self.training else out
+
+
+def test_what_only_training_uses_is_cut_too():
+    model = WithAuxiliaryHead()
+    before = copy.deepcopy(model.state_dict())
+    slim = KELS(0.5, example_input=torch.zeros(2, 3, 8, 8)).slim(model)
+    assert (slim.auxiliary.in_features, slim.head.in_features) == (6, 10)
+    assert [out.shape for out in slim(torch.randn(2, 3, 8, 8))] == [(2, 2), (2, 2)]
+    assert slim.eval()(torch.randn(2, 3, 8, 8)).shape == (2, 2)
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in before.items())
+
+
+class TrainsOnTargets(nn.Sequential):
+    """Its training forward takes more than the example gives."""
+
+    def __init__(self):
+        super().__init__(nn.Linear(3, 8), nn.Linear(8, 2))
+        self.unused = nn.Parameter(torch.zeros(8))
+
+    def forward(self, x, targets=None):
+        return (super().forward(x) - targets).square().mean() if self.training else super().forward(x)
+
+
+def test_a_model_that_trains_on_targets():
+    slim = KELS(0.5, example_input=torch.zeros(2, 3)).slim(TrainsOnTargets())
+    assert slim[0].out_features == 4
+    assert slim(torch.randn(5, 3), torch.randn(5, 2)).shape == ()
 
 
 class Encoder(nn.Module):

@@ -43,15 +43,19 @@ def cut(model: nn.Module, widths: Widths) -> Any:
 
 
 def _check(slim: nn.Module, widths: Widths) -> None:
-    """Run the slim model once, on stand-ins, before anybody gets it."""
-    try:
-        shapes = shapes_of_output(slim, widths.watched.inputs)
-    except Exception as error:
-        raise TracingError(
-            f"the slim network does not run, so none is returned: {type(error).__name__}: {error}"
-        ) from error
-    if shapes != widths.watched.outputs:
-        raise TracingError(f"the slim network returns {shapes} where the dense one returns {widths.watched.outputs}")
+    """Run the slim model on stand-ins, in the modes that were watched, before anybody gets it."""
+    watched = widths.watched
+    for training, expected in ((False, watched.outputs), (True, watched.trained)):
+        if expected is None:
+            continue
+        try:
+            shapes = shapes_of_output(slim, watched.inputs, training)
+        except Exception as error:
+            raise TracingError(
+                f"the slim network does not run, so none is returned: {type(error).__name__}: {error}"
+            ) from error
+        if shapes != expected:
+            raise TracingError(f"the slim network returns {shapes} where the dense one returns {expected}")
 
 
 def _cut_tensor(tensor: Tensor, widths: Widths, name: str) -> Tensor:

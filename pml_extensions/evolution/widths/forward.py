@@ -1,7 +1,7 @@
 """Run a copy of the model once, on stand-ins, with its axes and integers watched."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ class Watched:
         tells: integers by which a timm model tells of its widths, with the axes they are about.
         inputs: the stand-ins that it was run with.
         outputs: the shapes that it returned.
+        trained: those that it returned in train mode, or None where that uses no further parameter.
     """
 
     trace: Trace
@@ -36,6 +37,7 @@ class Watched:
     tells: dict[Attribute, Axis]
     inputs: tuple[Any, ...]
     outputs: list[torch.Size]
+    trained: list[torch.Size] | None = None
 
 
 def weightless(model: nn.Module) -> Any:
@@ -68,7 +70,11 @@ def undisturbed() -> Iterator[None]:
 
 
 def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Watched:
-    """Trace one forward pass of a copy of ``model``, and one more with a new classifier where it can be given one."""
+    """Trace one forward pass of a copy of ``model``.
+
+    One more is traced in train mode where the first leaves parameters unused (auxiliary heads), and one with a new
+    classifier where the model can be given one.
+    """
     lean = weightless(model)
     named = dict(held_tensors(lean))
     trace = Trace(inputs, lean.parameters())
@@ -82,6 +88,7 @@ def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Watched:
         trace.freeze(tensor, "an input of the network")
 
     def forward() -> list[torch.Size]:
+        trace.modules.clear()
         with trace, WatchIntegers(trace):
             outputs = tensors_in(run_watched(trace, lean, inputs))
         for tensor in outputs:
@@ -89,12 +96,17 @@ def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Watched:
         return [tensor.shape for tensor in outputs]
 
     with undisturbed():
-        shapes = forward()
+        shapes, trained = forward(), None
+        if not all(map(trace.seen, lean.parameters())):
+            with suppress(TracingError):  # a model may take targets, too, when it trains
+                lean.train()
+                trained = forward()
+            lean.eval()
         with trace, WatchIntegers(trace):
             contract.head()
         new_classifier(lean, trace, forward)
     axes = {name: trace.axes(tensor) for name, tensor in named.items() if trace.seen(tensor)}
-    return Watched(trace, axes, contract.tells, inputs, shapes)
+    return Watched(trace, axes, contract.tells, inputs, shapes, trained)
 
 
 def run_watched(trace: Trace, model: nn.Module, inputs: tuple[Any, ...]) -> Any:
@@ -108,9 +120,9 @@ def run_watched(trace: Trace, model: nn.Module, inputs: tuple[Any, ...]) -> Any:
         ) from error
 
 
-def shapes_of_output(model: nn.Module, inputs: tuple[Any, ...]) -> list[torch.Size]:
+def shapes_of_output(model: nn.Module, inputs: tuple[Any, ...], training: bool = False) -> list[torch.Size]:
     """Return the shapes of what ``model`` returns for ``inputs``, without computing values."""
-    lean = weightless(model)
+    lean = weightless(model).train(training)
     with undisturbed(), ShapesOnly([*tensors_in(inputs), *lean.parameters()]):
         return [tensor.shape for tensor in tensors_in(lean(*inputs))]
 
