@@ -202,6 +202,8 @@ def test_errors_of_the_settings():
         KELS("half")
     with pytest.raises(ValueError, match="multiple must be 1 or more"):
         KELS(0.5, 0)
+    with pytest.raises(TypeError, match="example_input must be a tensor or a tuple of tensors, got list"):
+        KELS(0.5, example_input=[torch.zeros(2, 3)])
     with pytest.raises(TypeError, match="multiple must be an int"):
         KELS(0.5, 2.0)
 

@@ -36,7 +36,7 @@ class KELS:
         Called with a model, the masks: name of each weight -> bool tensor of its shape, True = fit-hypothesis.
 
     Raises:
-        TypeError: if ``rate`` is no number or ``multiple`` no integer.
+        TypeError: if ``rate`` is no number, ``multiple`` no integer or ``example_input`` no tensor or tuple of them.
         ValueError: if ``rate`` lies outside (0, 1] or ``multiple`` is below 1.
 
     Example:
@@ -64,6 +64,10 @@ class KELS:
             raise TypeError(f"multiple must be an int of 1 or more, got {type(self.multiple).__name__}")
         if self.multiple < 1:
             raise ValueError(f"multiple must be 1 or more, got {self.multiple}")
+        given = self.example_input if isinstance(self.example_input, tuple) else (self.example_input,)
+        if self.example_input is not None and not all(isinstance(tensor, Tensor) for tensor in given):
+            kinds = ", ".join(type(tensor).__name__ for tensor in given)
+            raise TypeError(f"example_input must be a tensor or a tuple of tensors, got {kinds}")
 
     def __call__(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the masks of ``model``, which is not touched."""
