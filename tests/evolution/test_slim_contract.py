@@ -55,7 +55,8 @@ def test_slim_keeps_timms_contract(name):
         intermediates = slim.forward_intermediates(x, intermediates_only=True)
         channels = [entry["num_chs"] for entry in slim.feature_info]
         assert [t.shape[1] for t in intermediates][-len(channels) :] == channels[-len(intermediates) :]
-    for again in (copy.deepcopy(slim), pickle.loads(pickle.dumps(slim))):  # noqa: S301
+    _, fresh = slim_of(name)  # what has run may hold what autograd computed, which does not copy
+    for again in (copy.deepcopy(fresh), pickle.loads(pickle.dumps(fresh))):  # noqa: S301
         assert torch.equal(again(x), slim(x))
     slim.reset_classifier(3)
     assert slim(x[:1]).shape == (1, 3)
@@ -125,6 +126,7 @@ def test_slim_compiles_to_code(name):
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[] if n in FEW else [pytest.mark.slow]) for n in (*QUICK, *MORE)]
 )
+@pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")  # timm's caches of attention biases
 def test_slim_exports(name):
     model, slim = slim_of(name)
     x = images(model)

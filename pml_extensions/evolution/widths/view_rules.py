@@ -11,6 +11,8 @@ aten = torch.ops.aten
 @rule(aten.view, aten._unsafe_view, aten._reshape_alias, aten.reshape)
 def _view(call: Call) -> Axes:
     if call.func is aten.view.dtype:
+        for axis in call.axes():
+            call.freeze(axis, "its bytes are read as another type")
         return [call.frozen(n, "its bytes are read as another type") for n in call.out.shape]
     after = [new_axis(length) for length in call.out.shape]
     if call.out.numel():

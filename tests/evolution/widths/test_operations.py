@@ -115,7 +115,30 @@ def sorted_places(x):
     return x.sort(dim=3).values + x.topk(1, dim=2).values
 
 
+def root_mean_square(x):
+    return F.rms_norm(x.movedim(1, -1), (x.shape[1],)).movedim(-1, 1)
+
+
+def masked_attention(x):
+    tokens = x.flatten(2).transpose(1, 2).unsqueeze(1)
+    mask = torch.ones(tokens.shape[2], tokens.shape[2], dtype=torch.bool).tril()
+    return F.scaled_dot_product_attention(tokens, tokens, tokens, mask)[:, 0].transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+def counted(x):
+    _, channels, height, width = x.shape
+    return x.reshape(x.numel() // (channels * height * width), channels, height, width)
+
+
 OPERATIONS = {
+    "RMS norm": (root_mean_square, 8),
+    "masked attention": (masked_attention, 8),
+    "number of elements": (counted, 8),
+    "bytes": (lambda x: x.view(torch.int64).view(x.dtype), 8),
+    "diagonal": (lambda x: x + x.diagonal(dim1=2, dim2=3).unsqueeze(-1), 8),
+    "larger of two": (lambda x: torch.max(x, x.flip(3)), 8),
+    "no rule": (lambda x: x.cummax(2).values, 8),
+    "split by length": (lambda x: torch.cat(x.split(4, 1)[::-1], 1), 8),
     "split and multiply": (unbound, 4),
     "im2col": (im2col, 72),
     "col2im": (col2im, 8),
