@@ -22,6 +22,7 @@ _NEEDS_VALUES = {
     aten._local_scalar_dense, aten.equal, aten.is_nonzero, aten.nonzero, aten.masked_select, aten._unique2,
     aten.unique_consecutive, aten.unique_dim, aten.bincount,
 }  # fmt: skip
+_ASK_FOR_STRIDES = {aten.view_as_complex.default, aten.view.dtype}  # which a stand-in has not
 _SHAPE_OF_OPERAND = {
     aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like, aten.new_zeros, aten.new_ones, aten.new_full,
     aten.new_empty,
@@ -89,7 +90,7 @@ class ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch i
         written = [a for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
         if written:
             out = self._written(func, args, kwargs)
-        elif packet is not aten.view_as_complex and any(r.alias_info is not None for r in func._schema.returns):
+        elif func not in _ASK_FOR_STRIDES and any(r.alias_info is not None for r in func._schema.returns):
             out = func(*args, **kwargs)
         else:
             out = _shapes_of_result(func, args, kwargs)
