@@ -1,7 +1,7 @@
 """L2-CAF against captum's LayerGradCam (time) and the published optimiser (objective, passes), as Markdown tables.
 
-    python tests/benchmarks/l2_caf.py                     # about half an hour on two cores
-    python tests/benchmarks/l2_caf.py resnet50 vit        # the objectives of these networks alone
+python tests/benchmarks/l2_caf.py                     # about half an hour on two cores
+python tests/benchmarks/l2_caf.py resnet50 vit        # the objectives of these networks alone
 """
 
 import sys
