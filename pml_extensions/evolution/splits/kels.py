@@ -67,11 +67,12 @@ class KELS:
 
     def __call__(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the masks of ``model``, which is not touched."""
-        widths = self.widths(model)
-        return {
-            name: _mask(weight, widths, name)
-            for name, weight in find_weights(model, self.example_input).weights.items()
-        }
+        return self.masks(model, self.widths(model))
+
+    def masks(self, model: nn.Module, widths: Widths) -> dict[str, Tensor]:
+        """Return the masks that belong to widths found before."""
+        weights = find_weights(model, self.example_input).weights
+        return {name: _mask(weight, widths, name) for name, weight in weights.items()}
 
     def widths(self, model: nn.Module) -> Widths:
         """Return what the analysis of ``model`` found: what is kept of each tensor, and what stayed whole and why."""
