@@ -43,7 +43,8 @@ def unpack(model: nn.Module, split: Any, state: Mapping[str, Any]) -> tuple[dict
 def _fingerprint(model: nn.Module) -> str:
     """Return the class of a model with a digest of its parameters' names and shapes."""
     shapes = [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()]
-    return f"{type(model).__name__}-{hashlib.sha256(repr(shapes).encode()).hexdigest()[:16]}"
+    name = type(model).__name__.removeprefix("FSDP")  # fully_shard renames the class of a model
+    return f"{name}-{hashlib.sha256(repr(shapes).encode()).hexdigest()[:16]}"
 
 
 def _description(split: Any) -> str:

@@ -18,6 +18,7 @@ from pml_extensions.evolution.bits import difference, write
 from pml_extensions.evolution.checks import check_masks, check_model
 from pml_extensions.evolution.draws import draw, generator_for
 from pml_extensions.evolution.resetting import KaimingNormal, KaimingUniform, ResettingRule
+from pml_extensions.evolution.sharding import local, part_of, reshard
 from pml_extensions.evolution.summary import Summary, summarize
 
 __all__ = ["Generation", "KnowledgeEvolution", "Split"]
@@ -143,6 +144,7 @@ class KnowledgeEvolution:
 
     def _redraw(self, rule: ResettingRule, key: int | str, masks: Mapping[str, Tensor]) -> None:
         """Draw new values for all weights first, then write those where the mask is False."""
+        reshard(self.model)
         parameters = {
             name: (place, parameter)
             for place, (name, parameter) in enumerate(self.model.named_parameters())
@@ -150,13 +152,12 @@ class KnowledgeEvolution:
         }
         generators = {name: generator_for(self.seed, key, place) for name, (place, _) in parameters.items()}
         values = draw(self.model, rule, generators)
-        differences = [
-            difference(
-                parameter, values.pop(name).to(parameter.device, parameter.dtype), masks[name].to(parameter.device)
-            )
-            for name, (_, parameter) in parameters.items()
-        ]
-        write([parameter for _, parameter in parameters.values()], differences)
+        tensors = [local(parameter) for _, parameter in parameters.values()]
+        differences = []
+        for tensor, (name, (_, parameter)) in zip(tensors, parameters.items(), strict=True):
+            keep = part_of(masks[name], parameter) if masks[name].ndim else masks[name].to(tensor.device)
+            differences.append(difference(tensor, values.pop(name).to(tensor.dtype), keep))
+        write(tensors, differences)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what, beside the model's own state, is needed to go on: plain numbers, strings and one bit a weight.

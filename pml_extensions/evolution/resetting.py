@@ -72,7 +72,7 @@ class LayerDefault:
     def __call__(self, values: Tensor, generator: Generator, owner: Owner) -> Tensor:
         """Return new values; see the module."""
         layer, attribute = owner
-        blanks = {id(p): nn.Parameter(torch.full_like(p, math.nan, device="cpu")) for p in layer.parameters()}
+        blanks = {id(p): nn.Parameter(torch.full(p.shape, math.nan, dtype=p.dtype)) for p in layer.parameters()}
         twin = copy.deepcopy(layer, dict(blanks))
         remake = getattr(twin, "reset_parameters", None) or getattr(twin, "_reset_parameters", None)
         if remake is None:
