@@ -26,6 +26,11 @@ def check_model(model: Any) -> None:
             )
     for name, layer in model.named_modules():
         kind = f"{type(layer).__module__}.{type(layer).__name__}"
+        if type(layer).__name__ == "FullyShardedDataParallel":
+            raise ValueError(
+                "model must not be wrapped in FullyShardedDataParallel, which flattens its weights; shard it with "
+                "torch.distributed.fsdp.fully_shard (FSDP2)"
+            )
         if ".quantized" in kind:
             raise ValueError(
                 f"model must not be quantised, but its layer {name!r} is a {kind}; evolve the floating-point "

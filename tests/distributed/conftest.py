@@ -1,4 +1,4 @@
-"""Run every check of ``ranks.py`` once in four processes and once in two, under torchrun, and collect what they found."""
+"""Run every check of ``ranks.py`` in four processes and in two, under torchrun, and collect what they found."""
 
 import os
 import subprocess

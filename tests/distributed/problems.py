@@ -2,12 +2,16 @@
 
 from itertools import product
 
+import timm
 import torch
 from pytorch_metric_learning.losses import ContrastiveLoss
 from torch import nn
 
+from pml_extensions.evolution import KaimingUniform, LayerDefault, ShrinkPerturb
+from pml_extensions.models import TwoHead
 from pml_extensions.regularizers import SVMaxRegularizer
 
+RULES = {"uniform": KaimingUniform(), "default": LayerDefault(), "shrink": ShrinkPerturb(0.5, 0.1)}
 SETTINGS = {
     "exponential": {},
     "linear": {"form": "linear"},
@@ -89,3 +93,26 @@ def silent_loss(**settings):
 def metric_loss(**settings):
     """An ordinary metric loss with the term beside it."""
     return ContrastiveLoss(embedding_regularizer=SVMaxRegularizer(**settings), embedding_reg_weight=0.7)
+
+
+def mlp():
+    """Widths that neither two nor four processes can share evenly, one smaller than their number."""
+    torch.manual_seed(5)
+    first, second = nn.Sequential(nn.Linear(7, 9), nn.ReLU()), nn.Sequential(nn.Linear(9, 3), nn.ReLU())
+    return nn.Sequential(first, second, nn.Linear(3, 5, bias=False))
+
+
+def classifier():
+    """A timm classifier without statistics over the batch."""
+    torch.manual_seed(6)
+    return timm.create_model("test_vit", img_size=32, num_classes=4)
+
+
+def two_head():
+    return TwoHead(classifier(), 8)
+
+
+def pictures():
+    """Batches of images with labels."""
+    for step in range(3):
+        yield randn(8, 3, 32, 32, seed=step), torch.arange(8) // 2

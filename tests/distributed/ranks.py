@@ -6,14 +6,48 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from problems import batches, cases, embedder, metric_loss, own, shares, silent_loss, steps
+from problems import (
+    RULES,
+    batches,
+    cases,
+    classifier,
+    embedder,
+    metric_loss,
+    mlp,
+    own,
+    pictures,
+    randn,
+    shares,
+    silent_loss,
+    steps,
+    two_head,
+)
 from pytorch_metric_learning.losses import CrossBatchMemory
 from pytorch_metric_learning.utils.distributed import DistributedLossWrapper, DistributedMinerWrapper
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from pml_extensions.losses import SemiHardTripletLoss
+from pml_extensions.evolution import KELS, WELS, KnowledgeEvolution, LayerDefault, Magnitude
+from pml_extensions.losses import SemiHardTripletLoss, TwoHeadLoss
 from pml_extensions.miners import SemiHardMiner
 from pml_extensions.regularizers import SVMaxRegularizer
+
+FULL = StateDictOptions(full_state_dict=True)
+
+
+def fully_sharded(model):
+    """FSDP2 over the processes, each block a unit of its own."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    for unit in model.blocks if hasattr(model, "blocks") else model[:2]:
+        fully_shard(unit, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def full_state(model):
+    return {name: weight.clone() for name, weight in get_model_state_dict(model, options=FULL).items()}
 
 
 def value_and_gradient(function, rows):
@@ -53,13 +87,13 @@ def svmax_not_finite(rank, world):
 
 
 def svmax_refuses(rank, world):
-    messages = []
-    for shape in ((0, 4), (2, 4 + rank)):
+    def refused(shape):
         try:
             SVMaxRegularizer(distributed=True)(torch.ones(shape))
         except ValueError as error:
-            messages.append(str(error))
-    return messages
+            return str(error)
+
+    return refused((0, 4)), refused((2, 4 + rank))
 
 
 def svmax_training(rank, world):
@@ -85,11 +119,9 @@ def svmax_in_wrapper(rank, world):
         "memory": DistributedLossWrapper(memory),
         "whole, not asked": DistributedLossWrapper(silent_loss()),
     }
-    found = {
+    return {
         name: value_and_gradient(lambda rows, loss=loss: loss(rows, my_labels), mine) for name, loss in losses.items()
     }
-    compiled = torch.compile(losses["efficient"], backend="eager")
-    return {**found, "compiled": value_and_gradient(lambda rows: compiled(rows, my_labels), mine)}
 
 
 def wrapper_training(rank, world):
@@ -124,7 +156,126 @@ def semi_hard(rank, world):
     return found
 
 
+def two_head_training(rank, world):
+    found = {}
+    for name, shard in (("ddp", DistributedDataParallel), ("fsdp", fully_sharded)):
+        model = shard(two_head())
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        loss = TwoHeadLoss(DistributedLossWrapper(SemiHardTripletLoss()))
+        for images, labels in pictures():
+            counts = shares(len(images), world)["even"]
+            optimizer.zero_grad()
+            loss(model(own(images, counts, rank)), own(labels, counts, rank)).backward()
+            optimizer.step()
+        found[name] = full_state(model)
+    return found
+
+
+def resets(rank, world):
+    """Evolutions made before and after the model is dealt out, with each rule; on other global generators."""
+    found = {}
+    for name, rule in RULES.items():
+        for made, shard in (("before", fully_sharded), ("after", fully_sharded), ("after", DistributedDataParallel)):
+            torch.manual_seed(rank)
+            model = mlp()
+            ke = KnowledgeEvolution(model, WELS(0.5), rule=rule, seed=3)
+            sharded = shard(model)
+            if made == "after":
+                ke = KnowledgeEvolution(sharded, WELS(0.5), rule=rule, seed=3)
+            ke.reset()
+            states = [full_state(sharded)]
+            with torch.no_grad():  # FSDP2 leaves the weights of the root whole after this
+                sharded(torch.zeros(2, 7))
+            ke.reset()
+            states.append(full_state(sharded))
+            ke.start(rule)
+            found[name, made, shard.__name__] = [*states, full_state(sharded)]
+    return found
+
+
+def failing_reset(rank, world):
+    model = fully_sharded(mlp())
+
+    def fails(values, generator, owner):
+        if owner.layer.out_features == 3:
+            raise ArithmeticError
+        return values.zero_()
+
+    ke = KnowledgeEvolution(model, WELS(0.5), rule=fails)
+    try:
+        ke.reset()
+    except ArithmeticError:
+        return ke.generation, full_state(model)
+
+
+def training_goes_on(rank, world):
+    """Generations of a sharded model with its optimiser, killed and resumed from what one process would save."""
+    torch.manual_seed(0)
+
+    def begin():
+        model = fully_sharded(mlp())
+        return model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), KnowledgeEvolution(model, WELS(0.5))
+
+    def train(model, optimizer):
+        for step in range(3):
+            optimizer.zero_grad()
+            model(randn(4, 7, seed=step)).square().mean().backward()
+            optimizer.step()
+
+    model, optimizer, ke = begin()
+    for generation in ke.generations(3, optimizer=optimizer):
+        if generation.index == 1:
+            saved = full_state(model), ke.state_dict()
+        train(model, optimizer)
+    other, optimizer, resumed = begin()
+    set_model_state_dict(other, saved[0], options=FULL)
+    resumed.load_state_dict(saved[1])
+    dense = KnowledgeEvolution(mlp(), WELS(0.5))
+    dense.load_state_dict(saved[1])
+    for _ in resumed.generations(3, optimizer=optimizer):
+        train(other, optimizer)
+    return full_state(model), full_state(other), dense.generation
+
+
+def slim_of_a_sharded_model(rank, world):
+    dense = mlp()
+    evolution = KnowledgeEvolution(dense, KELS(0.5, example_input=torch.zeros(2, 7)))
+    model = fully_sharded(mlp())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    dense.load_state_dict(full_state(model))
+    return evolution.slim().state_dict()
+
+
+def refusals(rank, world):
+    def refused(call):
+        try:
+            call()
+        except (TypeError, ValueError) as error:
+            return str(error)
+
+    leaf = fully_shard(nn.Linear(4, 4), mesh=init_device_mesh("cpu", (world,)))
+    evolution = KnowledgeEvolution(leaf, WELS(0.5), rule=LayerDefault())
+    return [
+        refused(lambda: KnowledgeEvolution(fully_sharded(classifier()), KELS(0.5))),
+        refused(lambda: KnowledgeEvolution(fully_sharded(classifier()), WELS(0.5))),
+        refused(evolution.reset),
+    ]
+
+
+def magnitude_of_a_sharded_model(rank, world):
+    return KnowledgeEvolution(fully_sharded(mlp()), Magnitude(0.3)).masks
+
+
 CHECKS = [
+    magnitude_of_a_sharded_model,
+    two_head_training,
+    resets,
+    failing_reset,
+    training_goes_on,
+    slim_of_a_sharded_model,
+    refusals,
     svmax,
     svmax_half_precision,
     svmax_statistics,

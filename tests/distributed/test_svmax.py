@@ -13,8 +13,10 @@ from problems import (
     steps,
 )
 from pytorch_metric_learning.losses import CrossBatchMemory
+from pytorch_metric_learning.utils import distributed as host
 
-from pml_extensions.regularizers import SVMaxRegularizer, _processes, svmax
+from pml_extensions.regularizers import SVMaxRegularizer, svmax
+from pml_extensions.regularizers._processes import enclosing_loss_wrapper
 
 
 def alone(function, batch):
@@ -116,7 +118,7 @@ def test_twenty_steps_inside_the_hosts_loss_wrapper(found, mode):
     assert_same_weights([rank[mode] for rank in found["wrapper_training"]], expected)
 
 
-@pytest.mark.parametrize("mode", ["whole", "efficient", "compiled", "memory", "whole, not asked"])
+@pytest.mark.parametrize("mode", ["whole", "efficient", "memory", "whole, not asked"])
 def test_inside_the_hosts_loss_wrapper_it_is_counted_once(found, mode):
     batch, labels = batches(torch.float64)["wide"][:4], torch.arange(4) // 2
     loss = CrossBatchMemory(silent_loss(), 24, 32) if mode == "memory" else silent_loss()
@@ -145,9 +147,19 @@ def test_a_group_of_one_treats_the_rest_alike(one_process):
     with pytest.raises(ValueError, match="must be one non-empty batch"):
         SVMaxRegularizer(distributed=True)(torch.ones(0, 4))
     assert SVMaxRegularizer(distributed=True, normalize_embeddings=False)(torch.full((3, 2), torch.inf)).isnan()
-    wrapper = _processes.host.DistributedLossWrapper(silent_loss(distributed=True))
+    wrapper = host.DistributedLossWrapper(silent_loss(distributed=True))
     batch = batches(torch.float64)["tall"]
     assert wrapper(batch, torch.zeros(30).long()) == silent_loss()(batch, torch.zeros(30).long())
+
+
+def test_the_hosts_wrapper_is_seen_when_it_is_compiled(one_process, monkeypatch):
+    wrapper = host.DistributedLossWrapper(silent_loss(distributed=True), efficient=True)
+    seen = []
+    monkeypatch.setattr(svmax, "enclosing_loss_wrapper", lambda: seen.append(enclosing_loss_wrapper()) or seen[-1])
+    batch = batches(torch.float64)["tall"]
+    value = torch.compile(wrapper, backend="eager")(batch, torch.zeros(30).long())
+    assert seen == [wrapper]
+    assert value == silent_loss()(batch, torch.zeros(30).long())
 
 
 def test_without_other_processes_it_changes_nothing():

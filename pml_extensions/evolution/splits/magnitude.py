@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from pml_extensions.evolution.sharding import whole
 from pml_extensions.evolution.weights import ExampleInput, find_weights
 
 __all__ = ["Magnitude"]
@@ -12,7 +13,7 @@ __all__ = ["Magnitude"]
 
 def largest(weight: Tensor, count: int) -> Tensor:
     """Return a mask of the ``count`` elements of largest magnitude; of equal ones, the first."""
-    size = weight.detach().abs().flatten().cpu()
+    size = whole(weight.detach()).abs().flatten().cpu()
     if count == 0:
         return torch.zeros(weight.shape, dtype=torch.bool)
     threshold = size.kthvalue(size.numel() - count + 1).values
