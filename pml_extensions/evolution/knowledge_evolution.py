@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from pml_extensions.evolution import checkpoint
 from pml_extensions.evolution.bits import difference, write
-from pml_extensions.evolution.checks import check_masks, check_model
+from pml_extensions.evolution.checks import check_callable, check_masks, check_model, check_seed
 from pml_extensions.evolution.draws import draw, generator_for
 from pml_extensions.evolution.resetting import KaimingNormal, KaimingUniform, ResettingRule
 from pml_extensions.evolution.sharding import local, part_of, reshard
@@ -56,7 +56,8 @@ class KnowledgeEvolution:
         generation: index of the current generation.
 
     Raises:
-        TypeError: if ``model`` is no module, or the split returns something else than bool masks by name.
+        TypeError: if ``model`` is no module, ``split`` or ``rule`` no callable, ``seed`` no integer, or the split
+            returns something else than bool masks by name.
         ValueError: if the model is on the meta device, quantised or not yet initialised, or if the split finds no
             parameter, names an unknown one, or returns a mask of another shape.
 
@@ -80,6 +81,9 @@ class KnowledgeEvolution:
         reset_frozen: bool = False,
     ) -> None:
         check_model(model)
+        check_callable("split", split, "WELS(0.5)")
+        check_callable("rule", rule, "KaimingUniform()")
+        check_seed(seed)
         self.model = model
         self.split = split
         self.rule = rule
@@ -89,6 +93,12 @@ class KnowledgeEvolution:
         self.masks: dict[str, Tensor] = check_masks(model, split(model))
         if all(bool(mask.all()) for mask in self.masks.values()):
             warnings.warn(f"{split} keeps every weight: a reset will change nothing", stacklevel=2)
+
+    def __repr__(self) -> str:
+        return (
+            f"KnowledgeEvolution({type(self.model).__name__}, {self.split}, rule={self.rule}, seed={self.seed}, "
+            f"reset_frozen={self.reset_frozen}, generation={self.generation})"
+        )
 
     def reset(self) -> Generation:
         """Start the next generation: W <- M * W + (1 - M) * W_random, in place; returns the new generation.
@@ -101,6 +111,7 @@ class KnowledgeEvolution:
 
     def start(self, rule: ResettingRule = KaimingNormal()) -> Generation:  # noqa: B008 (immutable)
         """Draw all split weights, of both hypotheses, and begin at generation 0: the published start from scratch."""
+        check_callable("rule", rule, "KaimingNormal()")
         self._redraw(rule, "start", {name: torch.zeros((), dtype=torch.bool) for name in self.masks})
         self.generation = 0
         return Generation(self.generation)
@@ -170,9 +181,11 @@ class KnowledgeEvolution:
         """Go on from ``state``: masks, seed and generation are taken from it; the model's weights are not touched.
 
         Raises:
-            ValueError: if the state is of another architecture, another split or another version of the format.
+            TypeError: if ``state`` is no dict.
+            ValueError: if the state is of another architecture, another split or another version of the format, or
+                if something in it is missing or broken; nothing is taken from it then.
         """
-        self.masks, self.seed, self.generation = checkpoint.unpack(self.model, self.split, state)
+        self.masks, self.seed, self.generation = checkpoint.unpack(self.model, self.split, state, self.masks)
 
     def slim(self) -> Any:
         """Return the fit-hypothesis alone: a new, narrower model of the same class, with its batch-norm statistics.

@@ -62,8 +62,8 @@ def operand_uses(
         return {}
     if any(map(is_sharded, candidates.values())):
         raise ValueError(
-            f"model must not be sharded yet: the use of {next(iter(candidates))!r} shows in a forward pass of a copy, and "
-            "fully_shard forbids copies; make the KnowledgeEvolution, or its summary, before fully_shard"
+            f"model must not be sharded yet: the use of {next(iter(candidates))!r} shows in a forward pass of a copy, "
+            "and fully_shard forbids copies; make the KnowledgeEvolution, or its summary, before fully_shard"
         )
     inputs = _inputs(model, example_input)
     if inputs is None:

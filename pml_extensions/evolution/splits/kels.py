@@ -83,8 +83,8 @@ class KELS:
             )
         if any(map(is_sharded, model.parameters())):
             raise ValueError(
-                "model must not be sharded yet; make the KnowledgeEvolution before fully_shard, and cut the slim network "
-                "from a dense copy with the full state dict"
+                "model must not be sharded yet; make the KnowledgeEvolution before fully_shard, and cut the slim "
+                "network from a dense copy with the full state dict"
             )
         return analyse(model, stand_in_inputs(model, self.example_input), self.rate, self.multiple)
 
