@@ -43,11 +43,18 @@ class Images(NamedTuple):
         new = [torch.full_like(part, label) for label, part in enumerate(parts)]
         return Images(self.images[torch.cat(parts)], torch.cat(new))
 
-    def few(self, counts: int | Mapping[int, int], seed: int) -> "Images":
-        """Return so many images of every class, drawn by the seed."""
+    def divide(self, counts: int | Mapping[int, int], seed: int) -> tuple["Images", "Images"]:
+        """Return so many images of every class, drawn by the seed, and all the others."""
         order = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(seed))
         wanted = counts if isinstance(counts, Mapping) else dict.fromkeys(self.labels.unique().tolist(), counts)
-        return self[torch.cat([order[self.labels[order] == label][:count] for label, count in wanted.items()])]
+        chosen = torch.cat([order[self.labels[order] == label][:count] for label, count in wanted.items()])
+        others = torch.ones(len(self.labels), dtype=torch.bool)
+        others[chosen] = False
+        return self[chosen], self[others]
+
+    def few(self, counts: int | Mapping[int, int], seed: int) -> "Images":
+        """Return so many images of every class, drawn by the seed."""
+        return self.divide(counts, seed)[0]
 
 
 @cache
@@ -98,10 +105,15 @@ def zero_shot(seed: int, train_per_class: int, test_per_class: int) -> tuple[Ima
     The seed draws both the classes and the images.
     """
     train, test = fashion_mnist()
-    classes = torch.randperm(10, generator=torch.Generator().manual_seed(seed)).tolist()
-    seen, unseen = classes[:5], classes[5:]
+    seen, unseen = halves(seed)
     return (
         train.classes(seen).few(train_per_class, seed),
         test.classes(seen).few(test_per_class, seed),
         test.classes(unseen).few(test_per_class, seed),
     )
+
+
+def halves(seed: int) -> tuple[list[int], list[int]]:
+    """Return five of ten classes and the other five."""
+    classes = torch.randperm(10, generator=torch.Generator().manual_seed(seed)).tolist()
+    return classes[:5], classes[5:]

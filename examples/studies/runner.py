@@ -1,6 +1,6 @@
 """Run a study: a grid of settings x seeds, one CSV row a run, resumable at any point.
 
-A study's script calls ``main``; every row holds its settings, seed, measures, seconds, and the command and versions that
+A script calls ``main``; every row holds its settings, seed, measures, seconds, and the command and versions that
 reproduce it. Start it again after an interruption and it goes on: rows that are there are not computed again.
 """
 
@@ -58,12 +58,19 @@ class Study:
 def main(*studies: Study) -> None:
     """Run what is missing of some studies, seed by seed."""
     parser = argparse.ArgumentParser(description="Run what is missing of this study; start again to go on.")
+    parser.add_argument(
+        "names", nargs="*", metavar="STUDY", help=f"of {', '.join(s.name for s in studies)}; default: all"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", help="seeds to run (default: those of the study, from 0)")
     parser.add_argument("--quick", action="store_true", help="a sanity run: one seed, few steps, into out/studies")
     parser.add_argument("--out", type=Path, help="folder of the CSV files (default: docs/results)")
     arguments = parser.parse_args()
+    if unknown := set(arguments.names) - {study.name for study in studies}:
+        parser.error(f"unknown study: {', '.join(sorted(unknown))}")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     for study in studies:
+        if arguments.names and study.name not in arguments.names:
+            continue
         seeds = arguments.seeds or range(1 if arguments.quick else study.seeds)
         complete(study, seeds, arguments.out or (QUICK_RESULTS if arguments.quick else RESULTS), arguments.quick)
 
@@ -90,14 +97,14 @@ def measured(study: Study, job: Setting, quick: bool) -> Setting:
     start = time.perf_counter()
     measures = study.run(setting, job["seed"], quick)
     rounded = {name: f"{value:.6g}" for name, value in measures.items()}
-    provenance = (f"{time.perf_counter() - start:.1f}", command(job["seed"], quick), versions())
+    provenance = (f"{time.perf_counter() - start:.1f}", command(study, job["seed"], quick), versions())
     return {**job, **rounded, **dict(zip(PROVENANCE, provenance, strict=True))}
 
 
-def command(seed: int, quick: bool) -> str:
-    """Return what computes a row of this seed again."""
+def command(study: Study, seed: int, quick: bool) -> str:
+    """Return what computes a row of this study and seed again."""
     script = Path(sys.argv[0]).name
-    return f"python examples/studies/{script} --seeds {seed}" + " --quick" * quick
+    return f"python examples/studies/{script} {study.name} --seeds {seed}" + " --quick" * quick
 
 
 def versions() -> str:
