@@ -103,7 +103,7 @@ def run(setting: Setting, seed: int, quick: bool) -> Measures:
 
 
 SETTINGS = [{"data": data, "method": method} for data in ("Fashion-MNIST", "digits") for method in METHODS]
-STUDY = Study("all_together", SETTINGS, MEASURES, run)
+STUDIES = (Study("all_together", SETTINGS, MEASURES, run),)
 
 if __name__ == "__main__":
-    main(STUDY)
+    main(*STUDIES)

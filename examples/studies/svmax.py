@@ -102,6 +102,7 @@ WEIGHT = Study(
     run,
     seeds=3,
 )
+STUDIES = (GRID, WEIGHT)
 
 if __name__ == "__main__":
-    main(GRID, WEIGHT)
+    main(*STUDIES)

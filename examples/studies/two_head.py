@@ -130,6 +130,7 @@ WHY = Study(  # if the ranking loss does not pay: is the training too short, or 
     run,
     seeds=3,
 )
+STUDIES = (MAIN, WHY)
 
 if __name__ == "__main__":
-    main(MAIN, WHY)
+    main(*STUDIES)

@@ -1,0 +1,193 @@
+"""Make docs/studies from docs/results: every table, figure and number on those pages comes from the rows there.
+
+    python examples/studies/report.py
+
+The pages' words are in examples/studies/pages; {{name}} there stands for what a function of this file returns.
+"""
+
+import argparse
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import all_together as together
+import knowledge_evolution as evolution
+import svmax
+import two_head as heads
+from figures import differences, lines, panels
+from matplotlib.figure import Figure
+from results import Column, Results, Row, difference, table
+
+ROOT = Path(__file__).parents[2]
+PAGES = Path(__file__).parent / "pages"
+PANELS = {"R@1": "R@1, new classes, %", "effective rank": "effective rank"}
+
+
+def svmax_rows(losses: list[str]) -> list[Row]:
+    """Return a row for each loss and regularizer, compared with the loss alone."""
+    rows = []
+    for loss in losses:
+        for name in svmax.REGULARIZERS:
+            where = {"loss": loss, "regularizer": name}
+            control = None if name == "none" else {"loss": loss, "regularizer": "none"}
+            rows.append(Row(f"{loss}, {name}" if name != "none" else f"**{loss}** alone", where, control))
+    return rows
+
+
+def svmax_table(results: Results, measure: str) -> str:
+    """Return a measure by learning rate."""
+    columns = [Column(f"rate {rate:g}", measure, {"learning rate": rate}) for rate in svmax.RATES]
+    return table(results, measure, svmax_rows(list(svmax.LOSSES)), columns)
+
+
+def svmax_figure(results: Results) -> Figure:
+    """Draw recall by learning rate, a panel a loss."""
+    figure, axes = panels(len(svmax.LOSSES))
+    for axis, loss in zip(axes, svmax.LOSSES, strict=True):
+        grid = {
+            name: {
+                rate: results.values(
+                    "R@1", {"loss": loss, "regularizer": name, "learning rate": rate, "weight": weight}
+                )
+                for rate in svmax.RATES
+            }
+            for name in svmax.REGULARIZERS
+            for weight in [0.0 if name == "none" else svmax.PUBLISHED_WEIGHT[loss]]
+        }
+        lines(axis, grid)
+        axis.set(title=loss, xscale="log", xlabel="learning rate", xticks=svmax.RATES)
+    axes[0].set_ylabel("R@1 on new classes, %")
+    axes[-1].legend(frameon=False, fontsize="small")
+    return figure
+
+
+def weight_table(results: Results, loss: str, measure: str = "R@1") -> str:
+    """Return a measure by the regularizer's weight, compared with the loss alone."""
+    alone = {"loss": loss, "regularizer": "none", "learning rate": 0.1, "weight": 0.0}
+    columns = [Column(f"weight {weight:g}", measure, {"weight": weight}) for weight in svmax.WEIGHTS]
+    names = [name for name in svmax.REGULARIZERS if name != "none"]
+    rows = [Row(name, {"loss": loss, "regularizer": name, "learning rate": 0.1}, alone) for name in names]
+    return table(results, f"{loss}: {measure}", rows, columns)
+
+
+def weight_figure(results: Results) -> Figure:
+    """Draw recall by the regularizer's weight."""
+    chosen = list(dict.fromkeys(setting["loss"] for setting in svmax.WEIGHT.settings))
+    figure, axes = panels(len(chosen), 4)
+    for axis, loss in zip(axes, chosen, strict=True):
+        base = {"loss": loss, "learning rate": 0.1}
+        grid = {
+            name: {w: results.values("R@1", {**base, "regularizer": name, "weight": w}) for w in weights}
+            for name in svmax.REGULARIZERS
+            for weights in [(0.0,) if name == "none" else svmax.WEIGHTS]
+        }
+        lines(axis, grid)
+        axis.set(title=loss, xscale="log", xlabel="weight", ylabel="R@1 on new classes, %")
+    axes[-1].legend(frameon=False, fontsize="small")
+    return figure
+
+
+def head_rows(classes: str, **where: object) -> list[Row]:
+    """Return the methods, compared with cross-entropy on the same batches."""
+    base = {"classes": classes, **where}
+    control = {**base, "method": heads.P_X_K}
+    methods = (heads.SHUFFLED, heads.P_X_K, heads.SEMI_HARD, heads.HARD)
+    return [Row(m, {**base, "method": m}, None if m == heads.P_X_K else control) for m in methods]
+
+
+def head_table(results: Results, classes: str) -> str:
+    """Return all measures of one setting."""
+    columns = [Column(name, name, {}) for name in heads.MEASURES]
+    return table(results, classes, head_rows(classes), columns)
+
+
+def head_figure(results: Results) -> Figure:
+    """Draw the differences from cross-entropy on the same batches."""
+    figure, axes = panels(4, 3.4, 2.6)
+    settings = [(c, m) for c in (heads.BALANCED, heads.LONG_TAILED) for m in ("accuracy", "R@1")]
+    for axis, (classes, measure) in zip(axes, settings, strict=True):
+        rows = [row for row in head_rows(classes) if row.control]
+        control = results.values(measure, rows[0].control or {})
+        differences(axis, [r.label for r in rows], [results.values(measure, r.where) for r in rows], control)
+        axis.set(title=f"{classes}: {measure}", xlabel="difference in points")
+    for axis in axes[1:]:
+        axis.set_yticks([])
+    return figure
+
+
+def why_table(results: Results) -> str:
+    """Return the longer training and the smaller weight."""
+    base = {"classes": heads.BALANCED}
+    longer, short = {**base, "steps": 600}, {**base, "steps": 150}
+    rows = [
+        Row("cross-entropy, P x K, 4 times as long", {**longer, "method": heads.P_X_K}),
+        Row("hard, 4 times as long", {**longer, "method": heads.HARD}, {**longer, "method": heads.P_X_K}),
+        Row("cross-entropy, P x K", {**short, "method": heads.P_X_K}),
+        *(
+            Row(f"{m}, weight {w:g}", {**short, "method": m, "weight": w}, {**short, "method": heads.P_X_K})
+            for m in (heads.SEMI_HARD, heads.HARD)
+            for w in (0.1, 1.0)
+        ),
+    ]
+    return table(results, "why", rows, [Column(n, n, {}) for n in ("accuracy", "R@1", "MAP@R", "R@1, pooled")])
+
+
+def evolution_rows(**base: object) -> list[Row]:
+    """Return the methods, compared with one long training; the slim network with one of its size trained alone."""
+    long, alone = ({**base, "method": m} for m in (evolution.LONG, evolution.ALONE))
+    dense = [Row(m, {**base, "method": m}, None if m == evolution.LONG else long) for m in evolution.METHODS[:-1]]
+    return [*dense, Row(evolution.ALONE, alone)]
+
+
+def evolution_table(results: Results, title: str, **base: object) -> str:
+    """Return the last generation's score, full size and slim."""
+    last = evolution.GENERATIONS
+    dense = evolution_rows(**base)[:-1]
+    slim = [
+        Row("the slim network of KELS", {**base, "method": "KELS"}, {**base, "method": evolution.ALONE}),
+        Row(evolution.ALONE, {**base, "method": evolution.ALONE}),
+    ]
+    return "\n\n".join(
+        [
+            table(results, f"{title}, full size", dense, [Column("score, %", f"dense {last}", {})]),
+            table(results, f"{title}, slim size", slim, [Column("score, %", f"slim {last}", {})]),
+        ]
+    )
+
+
+def evolution_figure(results: Results, *settings: dict[str, object]) -> Figure:
+    """Draw the score by generation, full size and slim."""
+    figure, axes = panels(2 * len(settings), 3.6)
+    generations = range(1, evolution.GENERATIONS + 1)
+    for index, base in enumerate(settings):
+        for axis, size in zip(axes[2 * index : 2 * index + 2], ("dense", "slim"), strict=True):
+            grid = {
+                m: {g: results.values(f"{size} {g}", {**base, "method": m}) for g in generations}
+                for m in evolution.METHODS
+            }
+            lines(axis, grid)
+            title = "the network" if size == "dense" else "of the slim size"
+            axis.set(title=f"{base['regularization']}: {title}", xlabel="generation", xticks=list(generations))
+            axis.legend(frameon=False, fontsize="x-small")
+    axes[0].set_ylabel("score, %")
+    return figure
+
+
+def together_table(results: Results, data: str) -> str:
+    """Return all measures, compared with the plain metric loss."""
+    base = {"data": data}
+    control = {**base, "method": "triplet, semi-hard"}
+    rows = [Row(m, {**base, "method": m}, None if m == "triplet, semi-hard" else control) for m in together.METHODS]
+    return table(results, data, rows, [Column(name, name, {}) for name in together.MEASURES])
+
+
+def together_figure(results: Results) -> Figure:
+    """Draw the differences from the plain metric loss in retrieval of new classes."""
+    figure, axes = panels(2, 4.2, 2.8)
+    for axis, data in zip(axes, ("Fashion-MNIST", "digits"), strict=True):
+        own = {m: results.values("R@1, new classes", {"data": data, "method": m}) for m in together.METHODS}
+        control = own.pop("triplet, semi-hard")
+        differences(axis, list(own), list(own.values()), control)
+        axis.set(title=data, xlabel="R@1 on new classes, points beyond the triplet loss")
+    axes[1].set_yticks([])
+    return figure
