@@ -16,11 +16,10 @@ import svmax
 import two_head as heads
 from figures import differences, lines, panels
 from matplotlib.figure import Figure
-from results import Column, Results, Row, difference, table
+from results import Column, Results, Row, table
 
 ROOT = Path(__file__).parents[2]
 PAGES = Path(__file__).parent / "pages"
-PANELS = {"R@1": "R@1, new classes, %", "effective rank": "effective rank"}
 
 
 def svmax_rows(losses: list[str]) -> list[Row]:
@@ -191,3 +190,72 @@ def together_figure(results: Results) -> Figure:
         axis.set(title=data, xlabel="R@1 on new classes, points beyond the triplet loss")
     axes[1].set_yticks([])
     return figure
+
+
+def contents(folder: Path) -> dict[str, Callable[[], str | Figure]]:
+    """Return what the pages' placeholders stand for: Markdown, or a figure."""
+    grid, weights = Results.load(folder, "svmax"), Results.load(folder, "svmax", "svmax_weight")
+    head, why = Results.load(folder, "two_head"), Results.load(folder, "two_head", "two_head_why")
+    few, new, more = (Results.load(folder, f"evolution{name}") for name in ("", "_retrieval", "_more_images"))
+    all_parts = Results.load(folder, "all_together")
+    plain, strong = {"regularization": "plain"}, {"regularization": "strong"}
+    return {
+        "svmax runs": lambda: grid.provenance,
+        "svmax recall": lambda: svmax_table(grid, "R@1"),
+        "svmax map": lambda: svmax_table(grid, "MAP@R"),
+        "svmax rank": lambda: svmax_table(grid, "effective rank"),
+        "svmax figure": lambda: svmax_figure(grid),
+        "weight runs": lambda: weights.provenance,
+        "weight contrastive": lambda: weight_table(weights, "contrastive"),
+        "weight triplet": lambda: weight_table(weights, "triplet, hard"),
+        "weight figure": lambda: weight_figure(weights),
+        "two_head runs": lambda: head.provenance,
+        "two_head balanced": lambda: head_table(head, heads.BALANCED),
+        "two_head long-tailed": lambda: head_table(head, heads.LONG_TAILED),
+        "two_head figure": lambda: head_figure(head),
+        "two_head why": lambda: why_table(why),
+        "evolution runs": lambda: few.provenance,
+        "evolution plain": lambda: evolution_table(few, "20 images a class", **plain),
+        "evolution strong": lambda: evolution_table(few, "20 images a class, strong", **strong),
+        "evolution figure": lambda: evolution_figure(few, plain, strong),
+        "evolution retrieval": lambda: evolution_table(new, "R@1, new classes", **plain),
+        "evolution more": lambda: evolution_table(more, "100 images a class", **plain),
+        "together runs": lambda: all_parts.provenance,
+        "together Fashion-MNIST": lambda: together_table(all_parts, "Fashion-MNIST"),
+        "together digits": lambda: together_table(all_parts, "digits"),
+        "together figure": lambda: together_figure(all_parts),
+    }
+
+
+def pages(folder: Path) -> tuple[dict[str, str], dict[str, Figure]]:
+    """Return the pages by name, as Markdown, and the figures that they show, by file name."""
+    available = contents(folder)
+    figures: dict[str, Figure] = {}
+
+    def filled(match: re.Match[str]) -> str:
+        content = available[match[1]]()
+        if isinstance(content, str):
+            return content
+        name = f"{match[1].replace(' ', '_')}.png"
+        figures[name] = content
+        return name
+
+    return {path.name: re.sub(r"{{(.+?)}}", filled, path.read_text()) for path in sorted(PAGES.glob("*.md"))}, figures
+
+
+def main() -> None:
+    """Write all pages and figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results", help="folder of the CSV files")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "studies", help="folder of the pages")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    texts, figures = pages(arguments.results)
+    for name, text in texts.items():
+        (arguments.out / name).write_text(text)
+    for name, figure in figures.items():
+        figure.savefig(arguments.out / name, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
