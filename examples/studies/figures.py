@@ -13,12 +13,13 @@ from results import Estimate, Values, difference
 Line = Mapping[float, Values]  # x -> values by seed
 
 
-def panels(count: int, width: float = 3.2, height: float = 3.2) -> tuple[Figure, list[Axes]]:
-    """Return a row of plain axes."""
-    figure, axes = plt.subplots(1, count, figsize=(width * count, height), layout="constrained", squeeze=False)
-    for axis in axes[0]:
+def panels(columns: int, width: float = 3.2, height: float = 2.8, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """Return a grid of plain axes, row by row."""
+    size = (width * columns, height * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
-    return figure, list(axes[0])
+    return figure, list(axes.flat)
 
 
 def lines(axes: Axes, named: Mapping[str, Line]) -> None:

@@ -51,7 +51,7 @@ class Task:
 def classification(setting: Setting, seed: int, epochs: int) -> Task:
     """Tell ten kinds of clothing apart; the seed draws the training images."""
     train, test = fashion_mnist()
-    test = test.few(150, seed)
+    test = test.few(100, seed)
     strong = setting["regularization"] == "strong"
     loss = nn.CrossEntropyLoss(label_smoothing=0.1 if strong else 0.0)
     score = lambda model: accuracy(logits(model, test), test.labels)  # noqa: E731

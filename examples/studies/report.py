@@ -6,6 +6,7 @@ The pages' words are in examples/studies/pages; {{name}} there stands for what a
 """
 
 import argparse
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ import svmax
 import two_head as heads
 from figures import differences, lines, panels
 from matplotlib.figure import Figure
-from results import Column, Results, Row, table
+from results import Column, Results, Row, compared, table, tally
 
 ROOT = Path(__file__).parents[2]
 PAGES = Path(__file__).parent / "pages"
@@ -33,30 +34,44 @@ def svmax_rows(losses: list[str]) -> list[Row]:
     return rows
 
 
+def svmax_columns(measure: str) -> list[Column]:
+    """Return a column for each learning rate."""
+    return [Column(f"rate {rate:g}", measure, {"learning rate": rate}) for rate in svmax.RATES]
+
+
 def svmax_table(results: Results, measure: str) -> str:
     """Return a measure by learning rate."""
-    columns = [Column(f"rate {rate:g}", measure, {"learning rate": rate}) for rate in svmax.RATES]
-    return table(results, measure, svmax_rows(list(svmax.LOSSES)), columns)
+    return table(results, measure, svmax_rows(list(svmax.LOSSES)), svmax_columns(measure))
+
+
+def svmax_tally(results: Results) -> str:
+    """Return how often each regularizer changes a measure significantly, over losses and learning rates."""
+    rows = svmax_rows(list(svmax.LOSSES))
+    cells = {measure: compared(results, rows, svmax_columns(measure)) for measure in svmax.MEASURES}
+    lines = [f"| significant changes | {' | '.join(svmax.MEASURES)} |", "|---" * (1 + len(svmax.MEASURES)) + "|"]
+    for name in list(svmax.REGULARIZERS)[1:]:
+        own = [place for place, row in enumerate(rows) if row.where["regularizer"] == name]
+        found = [tally([c for place in own for c in cells[measure][place]]) for measure in svmax.MEASURES]
+        lines.append(f"| {name} | {' | '.join(found)} |")
+    return "\n".join(lines)
 
 
 def svmax_figure(results: Results) -> Figure:
-    """Draw recall by learning rate, a panel a loss."""
-    figure, axes = panels(len(svmax.LOSSES))
-    for axis, loss in zip(axes, svmax.LOSSES, strict=True):
+    """Draw recall and effective rank by learning rate, a panel a loss."""
+    figure, axes = panels(len(svmax.LOSSES), rows=2)
+    for place, (measure, loss) in enumerate(itertools.product(("R@1", "effective rank"), svmax.LOSSES)):
         grid = {
             name: {
-                rate: results.values(
-                    "R@1", {"loss": loss, "regularizer": name, "learning rate": rate, "weight": weight}
-                )
+                rate: results.values(measure, {"loss": loss, "regularizer": name, "learning rate": rate})
                 for rate in svmax.RATES
             }
             for name in svmax.REGULARIZERS
-            for weight in [0.0 if name == "none" else svmax.PUBLISHED_WEIGHT[loss]]
         }
-        lines(axis, grid)
-        axis.set(title=loss, xscale="log", xlabel="learning rate", xticks=svmax.RATES)
+        lines(axes[place], grid)
+        axes[place].set(title=loss, xscale="log", xlabel="learning rate", xticks=svmax.RATES)
     axes[0].set_ylabel("R@1 on new classes, %")
-    axes[-1].legend(frameon=False, fontsize="small")
+    axes[len(svmax.LOSSES)].set_ylabel("effective rank on new classes")
+    axes[0].legend(frameon=False, fontsize="small")
     return figure
 
 
@@ -102,7 +117,7 @@ def head_table(results: Results, classes: str) -> str:
 
 def head_figure(results: Results) -> Figure:
     """Draw the differences from cross-entropy on the same batches."""
-    figure, axes = panels(4, 3.4, 2.6)
+    figure, axes = panels(4, 3.4, 2.2)
     settings = [(c, m) for c in (heads.BALANCED, heads.LONG_TAILED) for m in ("accuracy", "R@1")]
     for axis, (classes, measure) in zip(axes, settings, strict=True):
         rows = [row for row in head_rows(classes) if row.control]
@@ -163,11 +178,12 @@ def evolution_figure(results: Results, *settings: dict[str, object]) -> Figure:
             grid = {
                 m: {g: results.values(f"{size} {g}", {**base, "method": m}) for g in generations}
                 for m in evolution.METHODS
+                if (m in {"KELS", evolution.ALONE}) or size == "dense"
             }
             lines(axis, grid)
             title = "the network" if size == "dense" else "of the slim size"
             axis.set(title=f"{base['regularization']}: {title}", xlabel="generation", xticks=list(generations))
-            axis.legend(frameon=False, fontsize="x-small")
+            axis.legend(frameon=False, fontsize="x-small", loc="lower right")
     axes[0].set_ylabel("score, %")
     return figure
 
@@ -201,6 +217,7 @@ def contents(folder: Path) -> dict[str, Callable[[], str | Figure]]:
     plain, strong = {"regularization": "plain"}, {"regularization": "strong"}
     return {
         "svmax runs": lambda: grid.provenance,
+        "svmax tally": lambda: svmax_tally(grid),
         "svmax recall": lambda: svmax_table(grid, "R@1"),
         "svmax map": lambda: svmax_table(grid, "MAP@R"),
         "svmax rank": lambda: svmax_table(grid, "effective rank"),

@@ -1,6 +1,7 @@
 """Read a study's rows; means with 95 % intervals, paired differences, and Markdown tables of both."""
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,7 +66,7 @@ class Estimate:
     def text(self, sign: bool = False, digits: int = 1) -> str:
         """Return "mean ± half"."""
         mean = f"{self.mean:{'+' if sign else ''}.{digits}f}"
-        return mean if self.half != self.half else f"{mean} ± {self.half:.{digits}f}"
+        return mean if math.isnan(self.half) else f"{mean} ± {self.half:.{digits}f}"
 
 
 def difference(values: Values, control: Values) -> Estimate | None:
@@ -123,16 +124,29 @@ def cell(results: Results, row: Row, column: Column) -> Cell:
     return Cell(Estimate.of(list(values.values())), column.digits, change)
 
 
-def table(results: Results, title: str, rows: Sequence[Row], columns: Sequence[Column]) -> str:
-    """Return a Markdown table; differences are bold if significant, false discoveries of the table held to 5 %."""
+def compared(results: Results, rows: Sequence[Row], columns: Sequence[Column]) -> list[list[Cell]]:
+    """Return all entries of a table, significant where false discoveries among its differences are held to 5 %."""
     cells = [[cell(results, row, column) for column in columns] for row in rows]
-    compared = [c for line in cells for c in line if c.difference and c.difference.p == c.difference.p]
-    if compared:
-        adjusted = stats.false_discovery_control([c.difference.p for c in compared if c.difference])
-        for c, p in zip(compared, adjusted, strict=True):
+    tested = [c for line in cells for c in line if c.difference and not math.isnan(c.difference.p)]
+    if tested:
+        adjusted = stats.false_discovery_control([c.difference.p for c in tested if c.difference])
+        for c, p in zip(tested, adjusted, strict=True):
             c.significant = bool(p < 0.05)
+    return cells
+
+
+def table(results: Results, title: str, rows: Sequence[Row], columns: Sequence[Column]) -> str:
+    """Return a Markdown table, without the rows that have no runs yet."""
     lines = [f"| {title} | {' | '.join(column.label for column in columns)} |", "|---" * (1 + len(columns)) + "|"]
-    for row, line in zip(rows, cells, strict=True):
+    for row, line in zip(rows, compared(results, rows, columns), strict=True):
         if any(c.estimate for c in line):
             lines.append(f"| {row.label} | {' | '.join(map(str, line))} |")
     return "\n".join(lines)
+
+
+def tally(cells: Sequence[Cell]) -> str:
+    """Return how many differences are significant and of which sign."""
+    tested = [c for c in cells if c.difference]
+    up = sum(c.significant and c.difference.mean > 0 for c in tested if c.difference)
+    down = sum(c.significant and c.difference.mean < 0 for c in tested if c.difference)
+    return f"{up} up, {down} down of {len(tested)}"
