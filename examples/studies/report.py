@@ -212,8 +212,9 @@ def contents(folder: Path) -> dict[str, Callable[[], str | Figure]]:
     """Return what the pages' placeholders stand for: Markdown, or a figure."""
     grid, weights = Results.load(folder, "svmax"), Results.load(folder, "svmax", "svmax_weight")
     head, why = Results.load(folder, "two_head"), Results.load(folder, "two_head", "two_head_why")
-    few, new, more = (Results.load(folder, f"evolution{name}") for name in ("", "_retrieval", "_more_images"))
-    all_parts = Results.load(folder, "all_together")
+    few = Results.load(folder, "evolution", "evolution_strong")
+    new, more = (Results.load(folder, f"evolution_{name}") for name in ("retrieval", "more_images"))
+    all_parts = Results.load(folder, "all_together", "all_together_digits")
     plain, strong = {"regularization": "plain"}, {"regularization": "strong"}
     return {
         "svmax runs": lambda: grid.provenance,
