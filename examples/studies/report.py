@@ -13,6 +13,7 @@ from pathlib import Path
 
 import all_together as together
 import knowledge_evolution as evolution
+import slim_cost
 import svmax
 import two_head as heads
 from figures import differences, lines, panels
@@ -21,6 +22,7 @@ from results import Column, Results, Row, compared, table, tally
 
 ROOT = Path(__file__).parents[2]
 PAGES = Path(__file__).parent / "pages"
+PLAIN, STRONG = {"regularization": "plain"}, {"regularization": "strong"}
 
 
 def svmax_rows(losses: list[str]) -> list[Row]:
@@ -208,57 +210,66 @@ def together_figure(results: Results) -> Figure:
     return figure
 
 
-def contents(folder: Path) -> dict[str, Callable[[], str | Figure]]:
-    """Return what the pages' placeholders stand for: Markdown, or a figure."""
+def cost_table(results: Results) -> str:
+    """Return sizes and times of the dense and the slim networks."""
+    rows = [Row(f"{m}, {pixels} px", {"model": m}) for m, pixels in slim_cost.MODELS.items()]
+    return table(results, "8 images", rows, [Column(name, name, {}, digits=2) for name in slim_cost.MEASURES])
+
+
+def tables(folder: Path) -> dict[str, Callable[[], str]]:
+    """Return what the pages' placeholders stand for."""
     grid, weights = Results.load(folder, "svmax"), Results.load(folder, "svmax", "svmax_weight")
     head, why = Results.load(folder, "two_head"), Results.load(folder, "two_head", "two_head_why")
     few = Results.load(folder, "evolution", "evolution_strong")
     new, more = (Results.load(folder, f"evolution_{name}") for name in ("retrieval", "more_images"))
+    cost = Results.load(folder, "slim_cost")
     all_parts = Results.load(folder, "all_together", "all_together_digits")
-    plain, strong = {"regularization": "plain"}, {"regularization": "strong"}
     return {
         "svmax runs": lambda: grid.provenance,
         "svmax tally": lambda: svmax_tally(grid),
         "svmax recall": lambda: svmax_table(grid, "R@1"),
         "svmax map": lambda: svmax_table(grid, "MAP@R"),
         "svmax rank": lambda: svmax_table(grid, "effective rank"),
-        "svmax figure": lambda: svmax_figure(grid),
         "weight runs": lambda: weights.provenance,
         "weight contrastive": lambda: weight_table(weights, "contrastive"),
         "weight triplet": lambda: weight_table(weights, "triplet, hard"),
-        "weight figure": lambda: weight_figure(weights),
         "two_head runs": lambda: head.provenance,
         "two_head balanced": lambda: head_table(head, heads.BALANCED),
         "two_head long-tailed": lambda: head_table(head, heads.LONG_TAILED),
-        "two_head figure": lambda: head_figure(head),
         "two_head why": lambda: why_table(why),
         "evolution runs": lambda: few.provenance,
-        "evolution plain": lambda: evolution_table(few, "20 images a class", **plain),
-        "evolution strong": lambda: evolution_table(few, "20 images a class, strong", **strong),
-        "evolution figure": lambda: evolution_figure(few, plain, strong),
-        "evolution retrieval": lambda: evolution_table(new, "R@1, new classes", **plain),
-        "evolution more": lambda: evolution_table(more, "100 images a class", **plain),
+        "evolution plain": lambda: evolution_table(few, "20 images a class", **PLAIN),
+        "evolution strong": lambda: evolution_table(few, "20 images a class, strong", **STRONG),
+        "evolution retrieval": lambda: evolution_table(new, "R@1, new classes", **PLAIN),
+        "evolution more": lambda: evolution_table(more, "100 images a class", **PLAIN),
+        "slim cost": lambda: cost_table(cost),
         "together runs": lambda: all_parts.provenance,
         "together Fashion-MNIST": lambda: together_table(all_parts, "Fashion-MNIST"),
         "together digits": lambda: together_table(all_parts, "digits"),
-        "together figure": lambda: together_figure(all_parts),
     }
 
 
-def pages(folder: Path) -> tuple[dict[str, str], dict[str, Figure]]:
-    """Return the pages by name, as Markdown, and the figures that they show, by file name."""
-    available = contents(folder)
-    figures: dict[str, Figure] = {}
+def figures(folder: Path) -> dict[str, Callable[[], Figure]]:
+    """Return the figures by file name."""
+    grid, weights = Results.load(folder, "svmax"), Results.load(folder, "svmax", "svmax_weight")
+    few = Results.load(folder, "evolution", "evolution_strong")
+    all_parts = Results.load(folder, "all_together", "all_together_digits")
+    return {
+        "svmax.png": lambda: svmax_figure(grid),
+        "svmax_weight.png": lambda: weight_figure(weights),
+        "two_head.png": lambda: head_figure(Results.load(folder, "two_head")),
+        "knowledge_evolution.png": lambda: evolution_figure(few, PLAIN, STRONG),
+        "all_together.png": lambda: together_figure(all_parts),
+    }
 
-    def filled(match: re.Match[str]) -> str:
-        content = available[match[1]]()
-        if isinstance(content, str):
-            return content
-        name = f"{match[1].replace(' ', '_')}.png"
-        figures[name] = content
-        return name
 
-    return {path.name: re.sub(r"{{(.+?)}}", filled, path.read_text()) for path in sorted(PAGES.glob("*.md"))}, figures
+def pages(folder: Path) -> dict[str, str]:
+    """Return the pages by file name, as Markdown."""
+    available = tables(folder)
+    return {
+        path.name: re.sub(r"{{(.+?)}}", lambda match: available[match[1]](), path.read_text())
+        for path in sorted(PAGES.glob("*.md"))
+    }
 
 
 def main() -> None:
@@ -268,11 +279,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "studies", help="folder of the pages")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    texts, figures = pages(arguments.results)
-    for name, text in texts.items():
+    for name, text in pages(arguments.results).items():
         (arguments.out / name).write_text(text)
-    for name, figure in figures.items():
-        figure.savefig(arguments.out / name, dpi=110)
+    for name, draw in figures(arguments.results).items():
+        draw().savefig(arguments.out / name, dpi=110)
 
 
 if __name__ == "__main__":

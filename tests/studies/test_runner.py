@@ -1,6 +1,7 @@
 """The studies' runner goes on where it stopped; their tables are what scipy says."""
 
 import csv
+import re
 import sys
 from pathlib import Path
 
@@ -178,3 +179,11 @@ def test_a_study_runs(load, monkeypatch, script, name):
     measures = study.run(study.settings[-2], 0, quick=True)
     assert set(measures) <= set(study.measures)
     assert all(0 <= value < float("inf") for value in measures.values())
+
+
+def test_the_pages_are_what_the_rows_say(load):
+    report = load("report")
+    written = {path.name: path.read_text() for path in (report.ROOT / "docs" / "studies").glob("*.md")}
+    assert written == report.pages(report.ROOT / "docs" / "results")
+    shown = {name for text in written.values() for name in re.findall(r"\]\((\w+\.png)\)", text)}
+    assert shown == set(report.figures(report.ROOT / "docs" / "results"))
