@@ -171,6 +171,17 @@ def evolution_table(results: Results, title: str, **base: object) -> str:
     )
 
 
+def slim_why_table(results: Results) -> str:
+    """Return what else was tried for the slim network, compared with the published number of generations."""
+    base = {"regularization": "plain"}
+    rows = [Row("KELS", {**base, "method": "KELS"}), Row(evolution.ALONE, {**base, "method": evolution.ALONE})]
+    rows += [Row(m, {**base, "method": m}, {**base, "method": "KELS"}) for m in evolution.WHY]
+    last = evolution.GENERATIONS
+    return table(
+        results, "score, %", rows, [Column("full size", f"dense {last}", {}), Column("slim", f"slim {last}", {})]
+    )
+
+
 def evolution_figure(results: Results, *settings: dict[str, object]) -> Figure:
     """Draw the score by generation, full size and slim."""
     figure, axes = panels(2 * len(settings), 3.6)
@@ -242,6 +253,7 @@ def tables(folder: Path) -> dict[str, Callable[[], str]]:
         "evolution strong": lambda: evolution_table(few, "20 images a class, strong", **STRONG),
         "evolution retrieval": lambda: evolution_table(new, "R@1, new classes", **PLAIN),
         "evolution more": lambda: evolution_table(more, "100 images a class", **PLAIN),
+        "evolution why": lambda: slim_why_table(Results.load(folder, "evolution", "evolution_why")),
         "slim cost": lambda: cost_table(cost),
         "together runs": lambda: all_parts.provenance,
         "together Fashion-MNIST": lambda: together_table(all_parts, "Fashion-MNIST"),
