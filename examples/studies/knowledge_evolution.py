@@ -132,7 +132,7 @@ def run(setting: Setting, seed: int, quick: bool) -> Measures:
 
 
 def setting(
-    method: str, task: str, images: int, epochs: int, regularization: str = "plain", generations: int = GENERATIONS
+    method: str, task: str, images: int, epochs: int, regularization: str = "plain", *, generations: int = GENERATIONS
 ) -> Setting:
     """Return a point of the grid."""
     return {
