@@ -107,9 +107,9 @@ def zero_shot(seed: int, train_per_class: int, test_per_class: int) -> tuple[Ima
     train, test = fashion_mnist()
     seen, unseen = halves(seed)
     return (
-        train.classes(seen).few(train_per_class, seed),
-        test.classes(seen).few(test_per_class, seed),
-        test.classes(unseen).few(test_per_class, seed),
+        train.few(dict.fromkeys(seen, train_per_class), seed).classes(seen),
+        test.few(dict.fromkeys(seen, test_per_class), seed).classes(seen),
+        test.few(dict.fromkeys(unseen, test_per_class), seed).classes(unseen),
     )
 
 

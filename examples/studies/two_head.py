@@ -35,12 +35,10 @@ def images(classes: str, seed: int) -> tuple[Images, Images]:
 
     The seed draws the images and the order of the classes, from the most frequent to the rarest.
     """
-    train, test = (
-        part.classes(torch.randperm(10, generator=torch.Generator().manual_seed(seed)).tolist())
-        for part in fashion_mnist()
-    )
-    counts = {c: 30 if classes == BALANCED else round(100 * 0.72**c) for c in range(10)}
-    return train.few(counts, seed), test.few(200, seed)
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(seed)).tolist()
+    counts = {c: 30 if classes == BALANCED else round(100 * 0.72**place) for place, c in enumerate(order)}
+    train, test = fashion_mnist()
+    return train.few(counts, seed).classes(order), test.few(200, seed).classes(order)
 
 
 def shuffled(data: Images, steps: int) -> list[Images]:
