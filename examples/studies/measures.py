@@ -36,9 +36,12 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 @torch.no_grad()
 def embed(model: nn.Module, images: Tensor) -> Tensor:
-    """Return a network's unit-length embeddings of images, in evaluation mode."""
+    """Return a network's unit-length embeddings of images, in evaluation mode.
+
+    A training that diverged leaves numbers that are none: its embeddings count as one point, which retrieves by chance.
+    """
     model.eval()
-    return F.normalize(torch.cat([model(chunk) for chunk in images.split(250)]))
+    return F.normalize(torch.cat([model(chunk) for chunk in images.split(250)])).nan_to_num(0)
 
 
 def batches(data: Images, per_class: int, size: int, steps: int) -> list[Images]:

@@ -181,6 +181,16 @@ def test_a_study_runs(load, monkeypatch, script, name):
     assert all(0 <= value < float("inf") for value in measures.values())
 
 
+def test_a_diverged_network_retrieves_by_chance(load):
+    measures = load("measures")
+    diverged = torch.nn.Linear(4, 3)
+    torch.nn.init.constant_(diverged.weight, float("nan"))
+    labels = torch.arange(5).repeat_interleave(20)
+    embeddings = measures.embed(diverged, torch.randn(100, 4))
+    assert measures.retrieval(embeddings, labels)["R@1"] == pytest.approx(20)
+    assert measures.retrieval(torch.eye(5)[labels], labels) == {"R@1": 100, "MAP@R": 100}
+
+
 def test_the_pages_are_what_the_rows_say(load):
     report = load("report")
     written = {path.name: path.read_text() for path in (report.ROOT / "docs" / "studies").glob("*.md")}
