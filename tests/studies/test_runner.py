@@ -187,7 +187,7 @@ def test_a_diverged_network_retrieves_by_chance(load):
     torch.nn.init.constant_(diverged.weight, float("nan"))
     labels = torch.arange(5).repeat_interleave(20)
     embeddings = measures.embed(diverged, torch.randn(100, 4))
-    assert measures.retrieval(embeddings, labels)["R@1"] == pytest.approx(20)
+    assert measures.retrieval(embeddings, labels)["R@1"] == pytest.approx(20, abs=2)
     assert measures.retrieval(torch.eye(5)[labels], labels) == {"R@1": 100, "MAP@R": 100}
 
 
