@@ -64,9 +64,9 @@ def head_rows(classes: str, **where: object) -> list[Row]:
 
 
 def head_table(results: Results, classes: str) -> str:
-    """Return all measures of one setting."""
-    columns = [Column(name, name, {}) for name in heads.MEASURES]
-    return table(results, classes, head_rows(classes), columns)
+    """Return the measures of one setting; only imbalanced classes have a rare half."""
+    shown = [m for m in heads.MEASURES if m != "MAP@R, pooled" and (m != heads.RARE or classes == heads.LONG_TAILED)]
+    return table(results, classes, head_rows(classes), [Column(name, name, {}) for name in shown])
 
 
 def why_table(results: Results) -> str:
