@@ -3,9 +3,10 @@
     python examples/studies/report.py
 
 The pages' words are in examples/studies/pages. There, {{name}} stands for a table of tables.py,
-{{mean | file | measure | settings}} for a mean with its interval, and
-{{change | file | measure | settings | control's settings}} for a paired difference. Settings are written a=b; c=d; a
-control has all those of the method that it does not name itself.
+{{mean | file | measure | settings}} for a mean with its interval,
+{{change | file | measure | settings | control's settings}} for a paired difference, and {{verdict | ...}} for the same
+in words. Several files are joined by +. Settings are written a=b; c=d; a control has all those of the method that it
+does not name itself.
 """
 
 import argparse
@@ -26,16 +27,34 @@ def settings(text: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def number(folder: Path, kind: str, file: str, measure: str, *sides: str) -> str:
-    """Return a mean, or a paired difference from a control, with its 95 % interval."""
-    results, chosen, *control = Results.load(folder, file), *map(settings, sides)
-    values = results.values(measure, chosen)
-    if kind == "mean" and values:
-        return Estimate.of(list(values.values())).text()
-    change = difference(values, results.values(measure, {**chosen, **control[0]})) if control else None
+def mean(results: Results, measure: str, where: str) -> str:
+    """Return a mean with its 95 % interval."""
+    return Estimate.of([*results.values(measure, settings(where)).values()]).text()
+
+
+def paired(results: Results, measure: str, where: str, control: str) -> Estimate:
+    """Return the paired difference of two settings."""
+    chosen = settings(where)
+    change = difference(results.values(measure, chosen), results.values(measure, {**chosen, **settings(control)}))
     if change is None:
-        raise ValueError(f"{file}.csv has no runs for the {kind} of {measure!r}: {' against '.join(sides)}")
-    return change.text(sign=True)
+        raise ValueError(f"too few runs to compare {measure!r} of {where} with {control}")
+    return change
+
+
+def change(results: Results, measure: str, where: str, control: str) -> str:
+    """Return the paired difference with its 95 % interval."""
+    return paired(results, measure, where, control).text(sign=True)
+
+
+def verdict(results: Results, measure: str, where: str, control: str) -> str:
+    """Return the paired difference in words; it is clear if its 95 % interval is on one side of zero."""
+    found = paired(results, measure, where, control)
+    if not found.p < 0.05:
+        return f"no clear difference ({found.text(sign=True)})"
+    return f"{'higher' if found.mean > 0 else 'lower'} ({found.text(sign=True)})"
+
+
+NUMBERS = {"mean": mean, "change": change, "verdict": verdict}
 
 
 def pages(folder: Path) -> dict[str, str]:
@@ -43,10 +62,12 @@ def pages(folder: Path) -> dict[str, str]:
     available = tables(folder)
 
     def filled(match: re.Match[str]) -> str:
-        kind, *rest = (part.strip() for part in match[1].split("|"))
-        return number(folder, kind, *rest) if rest else available[kind]()
+        kind, *rest = (part.strip() for part in " ".join(match[1].split()).split("|"))
+        if not rest:
+            return available[kind]()
+        return NUMBERS[kind](Results.load(folder, *rest[0].split("+")), *rest[1:])
 
-    return {path.name: re.sub(r"{{(.+?)}}", filled, path.read_text()) for path in sorted(PAGES.glob("*.md"))}
+    return {path.name: re.sub(r"(?s){{(.+?)}}", filled, path.read_text()) for path in sorted(PAGES.glob("*.md"))}
 
 
 def main() -> None:
