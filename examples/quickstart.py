@@ -39,7 +39,7 @@ from matplotlib import pyplot as plt
 IMAGE_SIZE = 24
 EMBEDDING_SIZE = 64
 LEARNING_RATE = 0.1
-ITERATIONS = 80
+ITERATIONS = 60
 BATCH_SIZE = 80
 PER_CLASS = 16
 SEEDS = 3
@@ -173,7 +173,7 @@ def train_classifier(digits: Digits, loss: TwoHeadLoss, seed: int) -> Run:
     train, test = digits.few(per_class=20, seed=seed)
     model = TwoHead(timm.create_model("resnet10t", in_chans=1, num_classes=10), EMBEDDING_SIZE)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    sampler = samplers.MPerClassSampler(train.tensors[1], m=4, batch_size=40, length_before_new_iter=40 * 60)
+    sampler = samplers.MPerClassSampler(train.tensors[1], m=4, batch_size=40, length_before_new_iter=40 * 50)
     for images, labels in tqdm(DataLoader(train, batch_size=40, sampler=sampler)):
         optimizer.zero_grad()
         loss(model(images), labels).backward()
@@ -220,7 +220,7 @@ def classified(model: nn.Module, test: TensorDataset) -> Run:
 
 def knowledge_evolution(digits: Digits, seeds: range, out: Path) -> None:  # noqa: ARG001
     """Generations with the kernel-level split against one training of as many epochs; the slim network within."""
-    generations, per_generation = 5, 10
+    generations, per_generation = 5, 8
     split = KELS(0.5, example_input=torch.zeros(2, 1, IMAGE_SIZE, IMAGE_SIZE))
     runs: dict[str, list[Run]] = {"one long training": [], "KELS, dense": [], "KELS, slim": []}
     for seed in seeds:

@@ -105,7 +105,8 @@ def left(name: str, known: dict[str, dict], limit: int) -> bool:
 
 def run(results: Path, limit: int, seconds: float) -> None:
     known = read(results)
-    todo = sorted((name for name in timm.list_models() if left(name, known, limit)), key=lambda n: n in known)
+    todo = [name for name in timm.list_models() if left(name, known, limit)]
+    todo.sort(key=lambda name: known.get(name, {}).get("parameters", 0))
     stop = time.monotonic() + seconds
     with results.open("a") as file:
         for done, name in enumerate(todo):

@@ -1,6 +1,7 @@
 """L2-CAF against captum's LayerGradCam (time) and the published optimiser (objective, passes), as Markdown tables.
 
-python tests/benchmarks/l2_caf.py          # about ten minutes on two cores
+python tests/benchmarks/l2_caf.py                     # about half an hour on two cores
+python tests/benchmarks/l2_caf.py resnet50 vit        # the objectives of these networks alone
 """
 
 import sys
@@ -73,16 +74,19 @@ def objective_rows(name: str, layer_name: str) -> None:
 
 
 def main() -> None:
+    chosen = sys.argv[1:]
     print(f"{machine()}\n")
-    print("| method | batch | ms an image (best) | ratio to LayerGradCam (median) |\n| --- | --- | --- | --- |")
-    for batch, rounds in ((1, 15), (32, 5)):
-        time_table(batch, rounds)
+    if not chosen:
+        print("| method | batch | ms an image (best) | ratio to LayerGradCam (median) |\n| --- | --- | --- | --- |")
+        for batch, rounds in ((1, 15), (32, 5)):
+            time_table(batch, rounds)
     print(
         "\n| network | layer | objective | L2CAF | published (sum / mean) | passes | published passes | at or below |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for name, layer in [("tf_efficientnet_lite0, ImageNet", ""), *INNER]:
-        objective_rows(name, layer)
+        if not chosen or any(part in name for part in chosen):
+            objective_rows(name, layer)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 
 from pml_extensions.evolution.checks import check_model
+from pml_extensions.evolution.sharding import is_sharded
 from pml_extensions.evolution.slim_recipe import recipe
 from pml_extensions.evolution.summary import SlimSummary
 from pml_extensions.evolution.weights import find_weights
@@ -84,6 +85,11 @@ class KELS:
         if isinstance(model, (OptimizedModule, torch.jit.ScriptModule)):
             raise TypeError(
                 f"model must not be compiled, got {type(model).__name__}; split the original and compile it afterwards"
+            )
+        if any(map(is_sharded, model.parameters())):
+            raise ValueError(
+                "model must not be sharded yet; make the KnowledgeEvolution before fully_shard, and cut the slim "
+                "network from a dense copy with the full state dict"
             )
         return analyse(model, stand_in_inputs(model, self.example_input), self.rate, self.multiple)
 

@@ -1,0 +1,87 @@
+"""Make docs/studies from docs/results: every table, figure and number on those pages comes from the rows there.
+
+    python examples/studies/report.py
+
+The pages' words are in examples/studies/pages. There, {{name}} stands for a table of tables.py,
+{{mean | file | measure | settings}} for a mean with its interval,
+{{change | file | measure | settings | control's settings}} for a paired difference, and {{verdict | ...}} for the same
+in words. Several files are joined by +. Settings are written a=b; c=d; a control has all those of the method that it
+does not name itself.
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+from figures import figures
+from results import Estimate, Results, difference
+from tables import tables
+
+ROOT = Path(__file__).parents[2]
+PAGES = Path(__file__).parent / "pages"
+
+
+def settings(text: str) -> dict[str, str]:
+    """Return the settings written as a=b; c=d."""
+    pairs = (part.partition("=") for part in text.split(";"))
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def mean(results: Results, measure: str, where: str) -> str:
+    """Return a mean with its 95 % interval."""
+    return Estimate.of([*results.values(measure, settings(where)).values()]).text()
+
+
+def paired(results: Results, measure: str, where: str, control: str) -> Estimate:
+    """Return the paired difference of two settings."""
+    chosen = settings(where)
+    change = difference(results.values(measure, chosen), results.values(measure, {**chosen, **settings(control)}))
+    if change is None:
+        raise ValueError(f"too few runs to compare {measure!r} of {where} with {control}")
+    return change
+
+
+def change(results: Results, measure: str, where: str, control: str) -> str:
+    """Return the paired difference with its 95 % interval."""
+    return paired(results, measure, where, control).text(sign=True)
+
+
+def verdict(results: Results, measure: str, where: str, control: str) -> str:
+    """Return the paired difference in words; it is clear if its 95 % interval is on one side of zero."""
+    found = paired(results, measure, where, control)
+    if not found.p < 0.05:
+        return f"no clear difference ({found.text(sign=True)})"
+    return f"{'higher' if found.mean > 0 else 'lower'} ({found.text(sign=True)})"
+
+
+NUMBERS = {"mean": mean, "change": change, "verdict": verdict}
+
+
+def pages(folder: Path) -> dict[str, str]:
+    """Return the pages by file name, as Markdown."""
+    available = tables(folder)
+
+    def filled(match: re.Match[str]) -> str:
+        kind, *rest = (part.strip() for part in " ".join(match[1].split()).split("|"))
+        if not rest:
+            return available[kind]()
+        return NUMBERS[kind](Results.load(folder, *rest[0].split("+")), *rest[1:])
+
+    return {path.name: re.sub(r"(?s){{(.+?)}}", filled, path.read_text()) for path in sorted(PAGES.glob("*.md"))}
+
+
+def main() -> None:
+    """Write all pages and figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results", help="folder of the CSV files")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "studies", help="folder of the pages")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for name, text in pages(arguments.results).items():
+        (arguments.out / name).write_text(text)
+    for name, draw in figures(arguments.results).items():
+        draw().savefig(arguments.out / name, dpi=110)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Read a study's rows; means with 95 % intervals, paired differences, and Markdown tables of both."""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from scipy import stats
+
+Values = dict[int, float]  # by seed
+
+
+@dataclass(frozen=True)
+class Results:
+    """The rows of one or more CSV files with the same settings."""
+
+    rows: tuple[dict[str, str], ...]
+
+    @classmethod
+    def load(cls, folder: Path, *names: str) -> "Results":
+        """Read the files of some studies; a study not run yet has no rows."""
+        rows: list[dict[str, str]] = []
+        for path in (folder / f"{name}.csv" for name in names):
+            if path.exists():
+                with path.open(newline="") as file:
+                    rows.extend(csv.DictReader(file))
+        return cls(tuple(rows))
+
+    def values(self, measure: str, where: Mapping[str, Any]) -> Values:
+        """Return a measure by seed, of the runs with some settings."""
+        wanted = {name: str(value) for name, value in where.items()}
+        chosen = (row for row in self.rows if all(row[name] == value for name, value in wanted.items()))
+        return {int(row["seed"]): float(row[measure]) for row in chosen if row[measure]}
+
+    @cached_property
+    def provenance(self) -> str:
+        """The versions, the number of runs and the seeds, as a sentence."""
+        versions = " / ".join(sorted({row["versions"] for row in self.rows}))
+        seeds = sorted({int(row["seed"]) for row in self.rows})
+        seconds = sum(float(row["seconds"]) for row in self.rows)
+        return f"{len(self.rows)} runs, seeds {seeds[0]} to {seeds[-1]}, {seconds / 60:.0f} minutes in all; {versions}."
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, the half width of its 95 % interval by Student's t, and the p-value of a mean of zero."""
+
+    mean: float
+    half: float
+    p: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Estimate":
+        """Return the estimate from values of independent seeds; one value has no interval."""
+        if len(values) < 2:
+            return cls(values[0], float("nan"), float("nan"))
+        mean = sum(values) / len(values)
+        if max(values) == min(values):
+            return cls(mean, 0.0, float(mean == 0))
+        test = stats.ttest_1samp(values, 0)
+        return cls(mean, float(test.confidence_interval(0.95).high) - mean, float(test.pvalue))
+
+    def text(self, sign: bool = False, digits: int = 1) -> str:
+        """Return "mean ± half"."""
+        mean = f"{self.mean:{'+' if sign else ''}.{digits}f}"
+        return mean if math.isnan(self.half) else f"{mean} ± {self.half:.{digits}f}"
+
+
+def difference(values: Values, control: Values) -> Estimate | None:
+    """Return the mean difference over the seeds that both have: the paired t-test."""
+    shared = sorted(values.keys() & control.keys())
+    return Estimate.of([values[seed] - control[seed] for seed in shared]) if len(shared) > 1 else None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: its label, its settings, and the settings of its control, if it has one."""
+
+    label: str
+    where: Mapping[str, Any]
+    control: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: its label, a measure, and further settings."""
+
+    label: str
+    measure: str
+    where: Mapping[str, Any]
+    digits: int = 1
+
+
+@dataclass
+class Cell:
+    """An entry of a table."""
+
+    estimate: Estimate | None
+    digits: int
+    difference: Estimate | None = None
+    significant: bool = False
+
+    def __str__(self) -> str:
+        if self.estimate is None:
+            return ""
+        text = self.estimate.text(digits=self.digits)
+        if self.difference is None:
+            return text
+        change = self.difference.text(sign=True, digits=self.digits)
+        return f"{text} (**{change}**)" if self.significant else f"{text} ({change})"
+
+
+def cell(results: Results, row: Row, column: Column) -> Cell:
+    """Return the mean of a row's runs and its paired difference from the control."""
+    values = results.values(column.measure, {**row.where, **column.where})
+    if not values:
+        return Cell(None, column.digits)
+    change = None
+    if row.control is not None:
+        change = difference(values, results.values(column.measure, {**column.where, **row.control}))
+    return Cell(Estimate.of(list(values.values())), column.digits, change)
+
+
+def compared(results: Results, rows: Sequence[Row], columns: Sequence[Column]) -> list[list[Cell]]:
+    """Return all entries of a table, significant where false discoveries among its differences are held to 5 %."""
+    cells = [[cell(results, row, column) for column in columns] for row in rows]
+    tested = [c for line in cells for c in line if c.difference and not math.isnan(c.difference.p)]
+    if tested:
+        adjusted = stats.false_discovery_control([c.difference.p for c in tested if c.difference])
+        for c, p in zip(tested, adjusted, strict=True):
+            c.significant = bool(p < 0.05)
+    return cells
+
+
+def table(results: Results, title: str, rows: Sequence[Row], columns: Sequence[Column]) -> str:
+    """Return a Markdown table, without the rows that have no runs yet."""
+    lines = [f"| {title} | {' | '.join(column.label for column in columns)} |", "|---" * (1 + len(columns)) + "|"]
+    for row, line in zip(rows, compared(results, rows, columns), strict=True):
+        if any(c.estimate for c in line):
+            lines.append(f"| {row.label} | {' | '.join(map(str, line))} |")
+    return "\n".join(lines)
+
+
+def tally(cells: Sequence[Cell]) -> str:
+    """Return how many differences are significant and of which sign."""
+    tested = [c for c in cells if c.difference]
+    up = sum(c.significant and c.difference.mean > 0 for c in tested if c.difference)
+    down = sum(c.significant and c.difference.mean < 0 for c in tested if c.difference)
+    return f"{up} up, {down} down of {len(tested)}"

@@ -1,0 +1,168 @@
+"""The tables of the studies' pages."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import all_together as together
+import knowledge_evolution as evolution
+import slim_cost
+import svmax
+import two_head as heads
+from results import Column, Results, Row, compared, table, tally
+
+PLAIN, STRONG = {"regularization": "plain"}, {"regularization": "strong"}
+
+
+def svmax_rows(losses: list[str]) -> list[Row]:
+    """Return a row for each loss and regularizer, compared with the loss alone."""
+    rows = []
+    for loss in losses:
+        for name in svmax.REGULARIZERS:
+            where = {"loss": loss, "regularizer": name}
+            control = None if name == "none" else {"loss": loss, "regularizer": "none"}
+            rows.append(Row(f"{loss}, {name}" if name != "none" else f"**{loss}** alone", where, control))
+    return rows
+
+
+def svmax_columns(measure: str) -> list[Column]:
+    """Return a column for each learning rate."""
+    return [Column(f"rate {rate:g}", measure, {"learning rate": rate}) for rate in svmax.RATES]
+
+
+def svmax_table(results: Results, measure: str) -> str:
+    """Return a measure by learning rate."""
+    return table(results, measure, svmax_rows(list(svmax.LOSSES)), svmax_columns(measure))
+
+
+def svmax_tally(results: Results) -> str:
+    """Return how often each regularizer changes a measure significantly, over losses and learning rates."""
+    rows = svmax_rows(list(svmax.LOSSES))
+    cells = {measure: compared(results, rows, svmax_columns(measure)) for measure in svmax.MEASURES}
+    lines = [f"| significant changes | {' | '.join(svmax.MEASURES)} |", "|---" * (1 + len(svmax.MEASURES)) + "|"]
+    for name in list(svmax.REGULARIZERS)[1:]:
+        own = [place for place, row in enumerate(rows) if row.where["regularizer"] == name]
+        found = [tally([c for place in own for c in cells[measure][place]]) for measure in svmax.MEASURES]
+        lines.append(f"| {name} | {' | '.join(found)} |")
+    return "\n".join(lines)
+
+
+def weight_table(results: Results, loss: str, measure: str = "R@1") -> str:
+    """Return a measure by the regularizer's weight, compared with the loss alone."""
+    alone = {"loss": loss, "regularizer": "none", "learning rate": 0.1, "weight": 0.0}
+    columns = [Column(f"weight {weight:g}", measure, {"weight": weight}) for weight in svmax.WEIGHTS]
+    names = [name for name in svmax.REGULARIZERS if name != "none"]
+    rows = [Row(name, {"loss": loss, "regularizer": name, "learning rate": 0.1}, alone) for name in names]
+    return table(results, f"{loss}: {measure}", rows, columns)
+
+
+def head_rows(classes: str, **where: object) -> list[Row]:
+    """Return the methods, compared with cross-entropy on the same batches."""
+    base = {"classes": classes, **where}
+    control = {**base, "method": heads.P_X_K}
+    methods = (heads.SHUFFLED, heads.P_X_K, heads.SEMI_HARD, heads.HARD)
+    return [Row(m, {**base, "method": m}, None if m == heads.P_X_K else control) for m in methods]
+
+
+def head_table(results: Results, classes: str) -> str:
+    """Return the measures of one setting; only imbalanced classes have a rare half."""
+    shown = [m for m in heads.MEASURES if m != "MAP@R, pooled" and (m != heads.RARE or classes == heads.LONG_TAILED)]
+    return table(results, classes, head_rows(classes), [Column(name, name, {}) for name in shown])
+
+
+def why_table(results: Results) -> str:
+    """Return the longer training and the smaller weight."""
+    base = {"classes": heads.BALANCED}
+    longer, short = {**base, "steps": 600}, {**base, "steps": 150}
+    rows = [
+        Row("cross-entropy, P x K, 4 times as long", {**longer, "method": heads.P_X_K}),
+        Row("hard, 4 times as long", {**longer, "method": heads.HARD}, {**longer, "method": heads.P_X_K}),
+        Row("cross-entropy, P x K", {**short, "method": heads.P_X_K}),
+        *(
+            Row(f"{m}, weight {w:g}", {**short, "method": m, "weight": w}, {**short, "method": heads.P_X_K})
+            for m in (heads.SEMI_HARD, heads.HARD)
+            for w in (0.1, 1.0)
+        ),
+    ]
+    return table(results, "why", rows, [Column(n, n, {}) for n in ("accuracy", "R@1", "MAP@R", "R@1, pooled")])
+
+
+def evolution_rows(**base: object) -> list[Row]:
+    """Return the methods, compared with one long training; the slim network with one of its size trained alone."""
+    long, alone = ({**base, "method": m} for m in (evolution.LONG, evolution.ALONE))
+    dense = [Row(m, {**base, "method": m}, None if m == evolution.LONG else long) for m in evolution.METHODS[:-1]]
+    return [*dense, Row(evolution.ALONE, alone)]
+
+
+def evolution_table(results: Results, title: str, **base: object) -> str:
+    """Return the last generation's score, full size and slim."""
+    last = evolution.GENERATIONS
+    dense = evolution_rows(**base)[:-1]
+    slim = [
+        Row("the slim network of KELS", {**base, "method": "KELS"}, {**base, "method": evolution.ALONE}),
+        Row(evolution.ALONE, {**base, "method": evolution.ALONE}),
+    ]
+    return "\n\n".join(
+        [
+            table(results, f"{title}, full size", dense, [Column("score, %", f"dense {last}", {})]),
+            table(results, f"{title}, slim size", slim, [Column("score, %", f"slim {last}", {})]),
+        ]
+    )
+
+
+def slim_why_table(results: Results) -> str:
+    """Return what else was tried for the slim network, compared with the published number of generations."""
+    base = {"regularization": "plain"}
+    rows = [Row("KELS", {**base, "method": "KELS"}), Row(evolution.ALONE, {**base, "method": evolution.ALONE})]
+    rows += [Row(m, {**base, "method": m}, {**base, "method": "KELS"}) for m in evolution.WHY]
+    last = evolution.GENERATIONS
+    return table(
+        results, "score, %", rows, [Column("full size", f"dense {last}", {}), Column("slim", f"slim {last}", {})]
+    )
+
+
+def together_table(results: Results, data: str) -> str:
+    """Return all measures, compared with the plain metric loss."""
+    base = {"data": data}
+    control = {**base, "method": "triplet, semi-hard"}
+    rows = [Row(m, {**base, "method": m}, None if m == "triplet, semi-hard" else control) for m in together.METHODS]
+    return table(results, data, rows, [Column(name, name, {}) for name in together.MEASURES])
+
+
+def cost_table(results: Results) -> str:
+    """Return sizes and times of the dense and the slim networks."""
+    rows = [Row(f"{m}, {pixels} px", {"model": m}) for m, pixels in slim_cost.MODELS.items()]
+    return table(results, "8 images", rows, [Column(name, name, {}, digits=2) for name in slim_cost.MEASURES])
+
+
+def tables(folder: Path) -> dict[str, Callable[[], str]]:
+    """Return what the pages' placeholders stand for."""
+    grid, weights = Results.load(folder, "svmax"), Results.load(folder, "svmax", "svmax_weight")
+    head, why = Results.load(folder, "two_head"), Results.load(folder, "two_head", "two_head_why")
+    few = Results.load(folder, "evolution", "evolution_strong")
+    new, more = (Results.load(folder, f"evolution_{name}") for name in ("retrieval", "more_images"))
+    cost = Results.load(folder, "slim_cost")
+    all_parts = Results.load(folder, "all_together", "all_together_digits")
+    return {
+        "svmax runs": lambda: grid.provenance,
+        "svmax tally": lambda: svmax_tally(grid),
+        "svmax recall": lambda: svmax_table(grid, "R@1"),
+        "svmax map": lambda: svmax_table(grid, "MAP@R"),
+        "svmax rank": lambda: svmax_table(grid, "effective rank"),
+        "weight runs": lambda: weights.provenance,
+        "weight contrastive": lambda: weight_table(weights, "contrastive"),
+        "weight triplet": lambda: weight_table(weights, "triplet, hard"),
+        "two_head runs": lambda: head.provenance,
+        "two_head balanced": lambda: head_table(head, heads.BALANCED),
+        "two_head long-tailed": lambda: head_table(head, heads.LONG_TAILED),
+        "two_head why": lambda: why_table(why),
+        "evolution runs": lambda: few.provenance,
+        "evolution plain": lambda: evolution_table(few, "20 images a class", **PLAIN),
+        "evolution strong": lambda: evolution_table(few, "20 images a class, strong", **STRONG),
+        "evolution retrieval": lambda: evolution_table(new, "R@1, new classes", **PLAIN),
+        "evolution more": lambda: evolution_table(more, "100 images a class", **PLAIN),
+        "evolution why": lambda: slim_why_table(Results.load(folder, "evolution", "evolution_why")),
+        "slim cost": lambda: cost_table(cost),
+        "together runs": lambda: all_parts.provenance,
+        "together Fashion-MNIST": lambda: together_table(all_parts, "Fashion-MNIST"),
+        "together digits": lambda: together_table(all_parts, "digits"),
+    }
