@@ -18,7 +18,9 @@ from pml_extensions.evolution.widths.ties import Tie, tie
 
 _REACH = 72  # how far from its present size a leaf is moved in one step
 _MISFIT = "its slim size fits no other that the code ties it to"
-_BEST = 24  # how many moves of one leaf are tried in pairs
+_BEST = 24  # how many moves of one leaf are tried in pairs: the best by themselves ...
+_NEAREST = 96  # ... and of those this near
+_NEAR = 4
 
 
 @dataclass
@@ -125,7 +127,8 @@ class _Search:
         singles = sorted((self.score({leaf: n}), i, {leaf: n}) for i, (leaf, n) in enumerate(self.moves(free)))
         if singles and singles[0][0][0] < len(violated):
             return singles[0][2]
-        pairs = [a | b for (_, _, a), (_, _, b) in itertools.combinations(singles[:_BEST], 2) if a.keys() != b.keys()]
+        tried = singles[:_BEST] + [single for single in singles[_BEST:] if self.is_near(single[2])][:_NEAREST]
+        pairs = [a | b for (_, _, a), (_, _, b) in itertools.combinations(tried, 2) if a.keys() != b.keys()]
         scored = sorted((self.score(pair), i, pair) for i, pair in enumerate(pairs))
         return scored[0][2] if scored and scored[0][0][0] < len(violated) else None
 
@@ -141,6 +144,9 @@ class _Search:
             for n in range(max(1, now - _REACH), min(leaf.size, now + _REACH) + 1):
                 if n != now:
                     yield leaf, n
+
+    def is_near(self, move: Mapping[Leaf, int]) -> bool:
+        return all(abs(n - self.sizes[leaf]) <= _NEAR for leaf, n in move.items())
 
     def score(self, move: Mapping[Leaf, int]) -> tuple[int, float]:
         sizes = {**self.sizes, **move}

@@ -58,6 +58,20 @@ def test_parts_of_a_concatenation_against_heads(rate):
     assert all(abs(solution.sizes[x] - targets[x]) <= 5 for x in parts)
 
 
+@pytest.mark.parametrize("rate", [(1, 4), (3, 10), (1, 2), (3, 4)])
+@pytest.mark.parametrize("lengths", [(76, 76, 38), (54, 52, 20)])
+def test_chunks_against_heads_move_two_leaves_that_do_not_fit_alone(rate, lengths):
+    """EdgeNeXt's scales: n - 1 equal chunks and a rest, together eight heads."""
+    chunk, rest, head = map(leaf, lengths)
+    equal = (8 * lengths[2] - lengths[1]) // lengths[0]
+    total = Operation("+", Operation("*", equal, of(chunk)), of(rest))
+    ceiling = Operation("//", Operation("+", total, equal), equal + 1)
+    targets = {x: -(-x.size * rate[0] // rate[1]) for x in (chunk, rest, head)}
+    solution = solved([Equation(ceiling, "==", of(chunk)), Equation(total, "==", of(Leaf(8), head))], targets)
+    assert not solution.frozen
+    assert all(abs(solution.sizes[x] - n) <= 4 for x, n in targets.items())
+
+
 def test_divisibility_is_repaired_by_the_least_change():
     width = leaf(96)
     assert solved([Equation(Operation("%", of(width), 8), "==", 0)], {width: 29}).sizes == {width: 32}
