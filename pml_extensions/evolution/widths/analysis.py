@@ -84,8 +84,8 @@ def wanted_sizes(trace: Trace, rate: float, multiple: int) -> dict[Leaf, int]:
     """Choose the leaves to shrink and return the wanted sizes.
 
     Of a product the innermost factor that can shrink is chosen (head_dim, channels of a group) and the others (heads,
-    groups) stay whole everywhere. The channels of a kernel that the network computes are widths each of their own,
-    though a parameter holds their product.
+    groups) stay whole everywhere, as does the multiplier of a depthwise convolution whose channels can shrink. The
+    channels of a kernel that the network computes are widths each of their own, though a parameter holds their product.
     """
     axes = [resolve(axis) for axis, _ in trace.weight_axes]
     made = {leaf for known in trace.made_kernels for leaf in leaves((known,))}
@@ -93,6 +93,9 @@ def wanted_sizes(trace: Trace, rate: float, multiple: int) -> dict[Leaf, int]:
     counts = {
         leaf for mixed, other in trace.mixtures if len(made.intersection(leaves(other))) > 1 for leaf in leaves(mixed)
     }
+    for channels, times in trace.multiplied:
+        if any(_can_shrink(leaf, counts) for leaf in leaves(channels)):
+            counts.update(leaves(times))
     for product in (p for axis in axes for p in _products(axis)):
         if len(product) > 1 and len(made.intersection(leaves(product))) < 2:
             _choose_factor(product, rate, multiple, chosen, counts)

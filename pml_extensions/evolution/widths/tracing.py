@@ -27,6 +27,7 @@ class Trace(ShapesOnly):  # type: ignore[no-untyped-call]  # torch is untyped th
         equations: what must hold between the integers of the model's code and the sizes of axes.
         weight_axes: the axes of convolutions and products with a parameter, in order of use, with the line of code.
         mixtures: for each product with a parameter, the contracted axis and the parameter's other one.
+        multiplied: channels of depthwise convolutions, and how many outputs each of them gets.
         made_kernels: leaves of the channels of convolutions whose kernel the network computes.
         default_scales: (module, axis) of each attention whose scale torch derived from the size of that axis.
     """
@@ -37,6 +38,7 @@ class Trace(ShapesOnly):  # type: ignore[no-untyped-call]  # torch is untyped th
         self.default_scales: list[tuple[str, Axis]] = []
         self.weight_axes: list[tuple[Axis, str]] = []
         self.mixtures: list[tuple[Axis, Axis]] = []
+        self.multiplied: list[tuple[Axis, Axis]] = []
         self.made_kernels: set[Leaf] = set()
         self.modules: list[str] = []
         self._axes = WeakTensorKeyDictionary()

@@ -147,8 +147,11 @@ def _channels(call: Call, whole_in: Axis, whole_out: Axis, part: Axis) -> Axis:
         out: Axis = (*counted, *part)
     else:
         counted = new_axis(groups)
+        each = new_axis(size(whole_out) // groups)
         call.unify(whole_in, (*counted, *part))
-        call.unify(whole_out, (*counted, *new_axis(size(whole_out) // groups)))
+        call.unify(whole_out, (*counted, *each))
+        if size(part) == 1:
+            call.trace.multiplied.append((counted, each))
         mark(call, whole_in)
         out = whole_out
     mark(call, out, produced=True)

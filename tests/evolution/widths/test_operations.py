@@ -1,5 +1,6 @@
 """One small network an operation: its slim network is exactly the dense one without its reset-hypothesis."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -171,6 +172,24 @@ OPERATIONS = {
     "norm": (lambda x: x / x.norm(dim=1, keepdim=True), 8),
     "statistics": (lambda x: (x - x.mean((2, 3), keepdim=True)) / (x.var((2, 3), keepdim=True) + 1), 8),
 }
+
+
+@pytest.mark.parametrize("rate", [0.3, 0.5, 0.75])
+def test_the_multiplier_of_a_depthwise_convolution_stays(rate):
+    multiply = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1, groups=8), nn.Conv2d(16, 32, 3, padding=1, groups=16))
+    model = Between(lambda x, more: more(x), 32, [multiply])
+    split = KELS(rate, example_input=torch.randn(2, 3, 8, 8))
+    slim = split.slim(model)
+    channels = math.ceil(rate * 8)
+    assert [conv.groups for conv in slim.extra[0]] == [channels, 2 * channels]
+    assert (slim.first.out_channels, slim.second.in_channels) == (channels, 4 * channels)
+    assert exactness(model, split)[1] < 1e-9
+
+
+def test_the_multiplier_is_cut_where_the_channels_are_those_of_the_input():
+    model = nn.Sequential(nn.Conv2d(3, 24, 3, groups=3), nn.Conv2d(24, 2, 3))
+    slim = KELS(0.5, example_input=torch.randn(2, 3, 8, 8)).slim(model)
+    assert (slim[0].groups, slim[0].out_channels) == (3, 12)
 
 
 @pytest.mark.parametrize("rate", [0.5, 0.3])
