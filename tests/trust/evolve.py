@@ -1,12 +1,7 @@
-"""A training of several generations that writes a checkpoint after every step, and goes on from it when started again.
-
-python tests/trust/evolve.py FOLDER SECONDS_A_STEP
-"""
+"""A training of several generations that writes a checkpoint after every step, and goes on from it when run again."""
 
 import os
-import sys
 import time
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -51,11 +46,7 @@ def evolve(path, pause=0.0):
     return model.state_dict()
 
 
-def main():
-    folder, pause = Path(sys.argv[1]), float(sys.argv[2])
+def train_in(folder, pause):
+    torch.set_num_threads(1)
     (folder / "started").touch()
     write(evolve(folder / "checkpoint.pt", pause), folder / "final.pt")
-
-
-if __name__ == "__main__":
-    main()
