@@ -90,7 +90,8 @@ class SemiHardTripletLoss(BaseMetricLossFunction):
             raise ValueError(
                 "labels (and ref_labels for ref_emb) are needed to mine triplets; pass them or indices_tuple"
             )
-        return super().forward(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        wide = torch.promote_types(embeddings.dtype, torch.float32)  # the host adds up sub-losses in this precision
+        return super().forward(embeddings.to(wide), labels, indices_tuple, ref_emb, ref_labels)
 
     def compute_loss(
         self,
