@@ -26,6 +26,7 @@ from pml_extensions.miners import SemiHardMiner
 from pml_extensions.regularizers import SVMaxRegularizer
 
 Call = Callable[[], object]
+WORLDS = (4, 2, 1)
 
 
 def svmax(b: int, d: int) -> Call:
@@ -99,36 +100,39 @@ class Traffic:
         dist.all_reduce, dist.all_gather = self.all_reduce, self.all_gather
 
 
-def on_rank(rank: int, world: int, folder: str, b: int, d: int) -> None:
-    dist.init_process_group("gloo", f"file://{folder}/store-{world}", rank=rank, world_size=world)
+def on_rank(rank: int, folder: str, b: int, d: int) -> None:
     torch.set_num_threads(1)
+    for world in WORLDS:
+        if rank < world:
+            dist.init_process_group("gloo", f"file://{folder}/store-{world}", rank=rank, world_size=world)
+            found = {}
+            for name, use in uses(rank, world, b, d).items():
+                dist.barrier()
+                with Traffic() as traffic:
+                    use()
+                found[name] = traffic.bytes
+            torch.save(found, f"{folder}/{world}-{rank}.pt")
+            dist.destroy_process_group()
+
+
+def uses(rank: int, world: int, b: int, d: int) -> dict[str, Call]:
     batch, labels = torch.randn(b // world, d), torch.arange(b // world) // 4 + rank * b
     miner = DistributedMinerWrapper(SemiHardMiner(), efficient=True)
     loss = DistributedLossWrapper(SemiHardTripletLoss(), efficient=True)
     whole = DistributedLossWrapper(SemiHardTripletLoss())
     model = KnowledgeEvolution(nn.Linear(d, d), WELS(0.5))
-    uses = {
+    return {
         "SVMax, distributed=True": lambda: SVMaxRegularizer(distributed=True)(batch),
         "semi-hard, efficient=False": lambda: whole(batch, labels),
         "semi-hard, efficient=True, miner and loss": lambda: loss(batch, labels, miner(batch, labels)),
         "reset of a copied model": model.reset,
     }
-    found = {}
-    for name, use in uses.items():
-        dist.barrier()
-        with Traffic() as traffic:
-            use()
-        found[name] = traffic.bytes
-    if rank == 0:
-        torch.save(found, f"{folder}/{world}.pt")
-    dist.destroy_process_group()
 
 
 def traffic_table(b: int = 4096, d: int = 128) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        for world in (1, 2, 4):
-            spawn(on_rank, args=(world, folder, b, d), nprocs=world)
-        found = {world: torch.load(Path(folder) / f"{world}.pt") for world in (1, 2, 4)}
+        spawn(on_rank, args=(folder, b, d), nprocs=max(WORLDS))
+        found = {world: torch.load(Path(folder) / f"{world}-0.pt") for world in sorted(WORLDS)}
     print(f"\nKiB that each process sends, {b} rows in all, d = {d}, float32\n")
     print("| what | 1 process | 2 processes | 4 processes |\n|---|---|---|---|")
     for name in found[1]:

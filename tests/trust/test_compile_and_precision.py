@@ -71,21 +71,18 @@ def test_two_heads_in_one_graph_from_batch_to_batch(counter):
     assert counter.frame_count == 1
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # Dynamo's own
-def test_two_head_training_step_breaks_at_the_mining_alone(counter):
-    """How many triplets there are is known from the labels alone: the loss is not one graph, the model before is."""
+def test_two_head_training_step(counter):
+    """The model is one graph. How many triplets there are is known from the labels alone, so the loss stays outside."""
     model, reference, loss = two_head(), two_head(torch.float64), TwoHeadLoss()
-    step = torch.compile(lambda batch, labels: loss(model(batch), labels), backend=counter)
-    counts = []
-    for seed in range(4):
-        value = step(images(seed), LABELS)
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    for seed in range(3):
+        value = loss(compiled(images(seed)), LABELS)
         value.backward()
         expected = loss(reference(images(seed).double()), LABELS)
         expected.backward()
         close(value.detach(), expected.detach(), SINGLE)
-        counts.append(counter.frame_count)
     close(model.embedding.weight.grad, reference.embedding.weight.grad, 10 * SINGLE)
-    assert counts[1] == counts[-1]
+    assert counter.frame_count == 1
     with pytest.raises(torch._dynamo.exc.Unsupported):
         torch.compile(SemiHardTripletLoss(), backend=counter, fullgraph=True)(randn(12, 6), LABELS)
 
@@ -137,9 +134,12 @@ def test_channels_last():
     for weight, expected in zip(model.parameters(), twin.parameters(), strict=True):
         assert weight.equal(expected)
     assert model.model.conv1[0].weight.is_contiguous(memory_format=torch.channels_last)
-    maps = L2CAF(lambda x: model(x).logits, model.model.layer1).attribute(batch, 1)
     plain = copy.deepcopy(model).double().to(memory_format=torch.contiguous_format)
-    close(maps, L2CAF(lambda x: plain(x).logits, plain.model.layer1).attribute(images().double(), 1), 1e-3)
+    objectives = [
+        L2CAF(lambda x, one=one: one(x).logits, one.model.layer1).attribute(x, 1, return_report=True)[1].objective
+        for one, x in ((model, batch), (plain, images().double()))
+    ]
+    close(*objectives, 1e-2)  # of a search with many local minima
 
 
 @pytest.mark.parametrize("kind", ["two heads", "slim", "two heads on a slim network"])
