@@ -71,6 +71,7 @@ def test_two_heads_in_one_graph_from_batch_to_batch(counter):
     assert counter.frame_count == 1
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # Dynamo's own
 def test_two_head_training_step(counter):
     """The model is one graph. How many triplets there are is known from the labels alone, so the loss stays outside."""
     model, reference, loss = two_head(), two_head(torch.float64), TwoHeadLoss()
@@ -83,6 +84,8 @@ def test_two_head_training_step(counter):
         close(value.detach(), expected.detach(), SINGLE)
     close(model.embedding.weight.grad, reference.embedding.weight.grad, 10 * SINGLE)
     assert counter.frame_count == 1
+    step = torch.compile(lambda batch, labels: loss(model(batch), labels), backend=counter)
+    close(step(images(seed), LABELS).detach(), expected.detach(), SINGLE)
     with pytest.raises(torch._dynamo.exc.Unsupported):
         torch.compile(SemiHardTripletLoss(), backend=counter, fullgraph=True)(randn(12, 6), LABELS)
 
