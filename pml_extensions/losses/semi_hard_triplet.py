@@ -90,8 +90,10 @@ class SemiHardTripletLoss(BaseMetricLossFunction):
             raise ValueError(
                 "labels (and ref_labels for ref_emb) are needed to mine triplets; pass them or indices_tuple"
             )
-        return super().forward(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        wide = torch.promote_types(embeddings.dtype, torch.float32)  # the host adds up sub-losses in this precision
+        return super().forward(embeddings.to(wide), labels, indices_tuple, ref_emb, ref_labels)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # how many triplets there are, the labels' values tell
     def compute_loss(
         self,
         embeddings: Tensor,

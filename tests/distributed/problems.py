@@ -6,11 +6,13 @@ import timm
 import torch
 from pytorch_metric_learning.losses import ContrastiveLoss
 from torch import nn
+from torch.distributed import fsdp
 
 from pml_extensions.evolution import KaimingUniform, LayerDefault, ShrinkPerturb
 from pml_extensions.models import TwoHead
 from pml_extensions.regularizers import SVMaxRegularizer
 
+FSDP2 = hasattr(fsdp, "fully_shard")  # public since torch 2.6
 RULES = {"uniform": KaimingUniform(), "default": LayerDefault(), "shrink": ShrinkPerturb(0.5, 0.1)}
 SETTINGS = {
     "exponential": {},

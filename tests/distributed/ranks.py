@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from problems import (
+    FSDP2,
     RULES,
     batches,
     cases,
@@ -27,13 +28,15 @@ from pytorch_metric_learning.utils.distributed import DistributedLossWrapper, Di
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from pml_extensions.evolution import KELS, WELS, KnowledgeEvolution, LayerDefault, Magnitude
 from pml_extensions.losses import SemiHardTripletLoss, TwoHeadLoss
 from pml_extensions.miners import SemiHardMiner
 from pml_extensions.regularizers import SVMaxRegularizer
+
+if FSDP2:
+    from torch.distributed.fsdp import fully_shard
 
 FULL = StateDictOptions(full_state_dict=True)
 
@@ -158,7 +161,7 @@ def semi_hard(rank, world):
 
 def two_head_training(rank, world):
     found = {}
-    for name, shard in (("ddp", DistributedDataParallel), ("fsdp", fully_sharded)):
+    for name, shard in (("ddp", DistributedDataParallel), *([("fsdp", fully_sharded)] if FSDP2 else [])):
         model = shard(two_head())
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         loss = TwoHeadLoss(DistributedLossWrapper(SemiHardTripletLoss()))
@@ -175,7 +178,8 @@ def resets(rank, world):
     """Evolutions made before and after the model is dealt out, with each rule; on other global generators."""
     found = {}
     for name, rule in RULES.items():
-        for made, shard in (("before", fully_sharded), ("after", fully_sharded), ("after", DistributedDataParallel)):
+        ways = [("before", DistributedDataParallel), ("after", DistributedDataParallel)]
+        for made, shard in ways + [("before", fully_sharded), ("after", fully_sharded)] * FSDP2:
             torch.manual_seed(rank)
             model = mlp()
             ke = KnowledgeEvolution(model, WELS(0.5), rule=rule, seed=3)
@@ -268,14 +272,11 @@ def magnitude_of_a_sharded_model(rank, world):
     return KnowledgeEvolution(fully_sharded(mlp()), Magnitude(0.3)).masks
 
 
+SHARDED = [failing_reset, training_goes_on, slim_of_a_sharded_model, refusals, magnitude_of_a_sharded_model]
 CHECKS = [
-    magnitude_of_a_sharded_model,
     two_head_training,
     resets,
-    failing_reset,
-    training_goes_on,
-    slim_of_a_sharded_model,
-    refusals,
+    *(SHARDED if FSDP2 else []),
     svmax,
     svmax_half_precision,
     svmax_statistics,

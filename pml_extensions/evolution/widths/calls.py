@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 from pml_extensions.evolution.widths.axes import Axis, Reason, freeze, is_frozen, new_axis, resolve, size, unify
@@ -16,6 +17,16 @@ Axes: TypeAlias = list[Axis]
 Rule: TypeAlias = Callable[["Call"], "Axes | list[Axes]"]
 
 RULES: dict[Any, Rule] = {}
+
+
+class _Operations:
+    """``torch.ops.aten``, where an operation that this release of torch lacks is its name, which no call matches."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch.ops.aten, name, name)
+
+
+aten = _Operations()
 
 
 def rule(*packets: Any) -> Callable[[Rule], Rule]:

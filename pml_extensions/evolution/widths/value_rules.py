@@ -2,14 +2,11 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pml_extensions.evolution.widths.axes import Axis, leaves, new_axis, resolve, size
-from pml_extensions.evolution.widths.calls import Axes, Call, rule, tensors
+from pml_extensions.evolution.widths.calls import Axes, Call, aten, rule, tensors
 from pml_extensions.evolution.widths.locations import where
-
-aten = torch.ops.aten
 
 
 def elementwise(call: Call) -> Axes | list[Axes]:

@@ -3,9 +3,7 @@
 import torch
 
 from pml_extensions.evolution.widths.axes import Axis, concatenate, is_frozen, new_axis, resolve, size, split_at
-from pml_extensions.evolution.widths.calls import Axes, Call, rule, tensors
-
-aten = torch.ops.aten
+from pml_extensions.evolution.widths.calls import Axes, Call, aten, rule, tensors
 
 
 @rule(aten.view, aten._unsafe_view, aten._reshape_alias, aten.reshape)

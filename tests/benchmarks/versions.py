@@ -1,0 +1,80 @@
+"""Run the tests with the lowest versions that pyproject.toml names and with the newest, and print the table.
+
+Run from the root: python tests/benchmarks/versions.py FOLDER [--tests tests/regularizers ...]. FOLDER keeps the two
+virtual environments and one line a finished part in results.txt, so that a second run goes on where the first ended.
+The lowest torch needs a Python for which it was built: 3.10 to 3.12 for torch 2.4.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import tomllib
+
+ROOT = Path(__file__).parents[2]
+SHOWN = ("torch", "timm", "pytorch-metric-learning", "captum", "numpy", "tqdm", "safetensors")
+
+
+def requirements(which: str) -> list[str]:
+    """Return the dependencies as they stand, or pinned to the lowest version that is allowed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed, test = project["dependencies"], project["optional-dependencies"]["test"]
+    return [*(needed if which == "newest" else [name.replace(">=", "==") for name in needed]), *test, "torchvision"]
+
+
+def environment(which: str, folder: Path) -> Path:
+    """Return the interpreter of a virtual environment with those versions, made if it is not there."""
+    python = folder / which / "bin" / "python"
+    if not (folder / which / "made").exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder / which)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *requirements(which)], check=True)
+        (folder / which / "made").touch()
+    return python
+
+
+def versions(python: Path) -> str:
+    code = f"from importlib.metadata import version\nprint(*(n + ' ' + version(n) for n in {SHOWN}), sep=', ')"
+    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def outcome(python: Path, part: str) -> str:
+    """Return pytest's last line, such as '161 passed'."""
+    paths = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = [str(python), "-m", "pytest", part, "-q", "--no-cov", "-p", "no:cacheprovider", "--tb=line"]
+    done = subprocess.run(run, cwd=ROOT, env=paths, capture_output=True, text=True, check=False)
+    lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines() or ["nothing"]
+    return re.sub(r" in [\d.]+s.*", "", lines[-1]).strip("= ")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    folders = [f"tests/{path.name}" for path in sorted((ROOT / "tests").iterdir()) if list(path.rglob("test_*.py"))]
+    parser.add_argument("--tests", nargs="*", default=[*folders, "tests/test_docs.py", "pml_extensions"])
+    parser.add_argument("--only", choices=["lowest", "newest"])
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    results = args.folder / "results.txt"
+    results.touch()
+    which = [args.only] if args.only else ["lowest", "newest"]
+    pythons = {name: environment(name, args.folder) for name in which}
+    found = dict(line.split("\t") for line in results.read_text().splitlines())
+    for name, python in pythons.items():
+        for part in args.tests:
+            if f"{name} {part}" not in found:
+                found[f"{name} {part}"] = outcome(python, part)
+                with results.open("a") as file:
+                    file.write(f"{name} {part}\t{found[f'{name} {part}']}\n")
+    for name, python in pythons.items():
+        print(f"{name}: {versions(python)}")
+    print("\n| tests | " + " | ".join(pythons) + " |\n" + "|---" * (len(pythons) + 1) + "|")
+    for part in args.tests:
+        print(f"| {part} | " + " | ".join(found[f"{name} {part}"] for name in pythons) + " |")
+
+
+if __name__ == "__main__":
+    main()
