@@ -108,7 +108,8 @@ def head_figure(results: Results) -> Figure:
 
 
 def evolution_figure(results: Results, *settings: dict[str, object]) -> Figure:
-    """Draw the score by generation, full size and slim."""
+    """Draw the score by generation, full size and slim, of the settings that were run."""
+    settings = tuple(base for base in settings if results.values("dense 1", base))
     figure, axes = panels(2 * len(settings), 3.6)
     generations = range(1, evolution.GENERATIONS + 1)
     for index, base in enumerate(settings):

@@ -38,6 +38,8 @@ class Results:
     @cached_property
     def provenance(self) -> str:
         """The versions, the number of runs and the seeds, as a sentence."""
+        if not self.rows:
+            return "No runs yet."
         versions = " / ".join(sorted({row["versions"] for row in self.rows}))
         seeds = sorted({int(row["seed"]) for row in self.rows})
         seconds = sum(float(row["seconds"]) for row in self.rows)
