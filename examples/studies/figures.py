@@ -144,7 +144,7 @@ def evolution_figure(results: Results, *settings: dict[str, object]) -> Figure:
         lines(axis, grid)
         axis.set(title=f"{base['regularization']}, {size}", xlabel="generation", xticks=list(generations))
         axis.set_ylabel(f"points beyond {control}")
-        axis.legend(frameon=False, fontsize="x-small", loc="lower right")
+        axis.legend(frameon=False, fontsize="x-small", loc=("upper left", "lower right")[panel])
     return figure
 
 
