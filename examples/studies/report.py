@@ -13,7 +13,6 @@ import argparse
 import re
 from pathlib import Path
 
-from figures import figures
 from results import Estimate, Results, difference
 from tables import tables
 
@@ -78,6 +77,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results", help="folder of the CSV files")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "studies", help="folder of the pages")
     arguments = parser.parse_args()
+    from figures import figures  # the texts alone need no matplotlib
+
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, text in pages(arguments.results).items():
         (arguments.out / name).write_text(text)

@@ -195,5 +195,12 @@ def test_the_pages_are_what_the_rows_say(load):
     report = load("report")
     written = {path.name: path.read_text() for path in (report.ROOT / "docs" / "studies").glob("*.md")}
     assert written == report.pages(report.ROOT / "docs" / "results")
-    shown = {name for text in written.values() for name in re.findall(r"\]\((\w+\.png)\)", text)}
-    assert shown == set(report.figures(report.ROOT / "docs" / "results"))
+
+
+def test_the_figures_are_those_that_the_pages_show(load):
+    pytest.importorskip("matplotlib")
+    report = load("report")
+    texts = report.pages(report.ROOT / "docs" / "results").values()
+    shown = {name for text in texts for name in re.findall(r"\]\((\w+\.png)\)", text)}
+    assert shown == set(load("figures").figures(report.ROOT / "docs" / "results"))
+    assert all((report.ROOT / "docs" / "studies" / name).exists() for name in shown)
