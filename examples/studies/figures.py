@@ -104,7 +104,7 @@ def weight_figure(results: Results) -> Figure:
         }
         axis.axhline(0, color="grey", linewidth=1)
         lines(axis, grid)
-        axis.set(title=loss, xscale="log", xlabel="weight", ylim=(-25, 15))
+        axis.set(title=loss, xscale="log", xlabel="weight", ylim=(-15, 15))
     axes[0].set_ylabel("R@1 beyond the loss alone, points")
     axes[0].legend(frameon=False, fontsize="small", loc="lower left")
     return figure

@@ -163,6 +163,7 @@ def tables(folder: Path) -> dict[str, Callable[[], str]]:
         "svmax why": lambda: svmax_why_table(Results.load(folder, "svmax_why")),
         "weight runs": lambda: weights.provenance,
         "weight contrastive": lambda: weight_table(weights, "contrastive"),
+        "weight rank": lambda: weight_table(weights, "contrastive", "effective rank"),
         "weight triplet": lambda: weight_table(weights, "triplet, hard"),
         "two_head runs": lambda: head.provenance,
         "two_head balanced": lambda: head_table(head, heads.BALANCED),
