@@ -118,7 +118,7 @@ def test_tables_show_intervals_and_paired_differences(load):
     found = results.Results(tuple(rows))
     control = {"method": "a"}
     lines = [results.Row("a", control), *(results.Row(m, {"method": m}, control) for m in "bcd")]
-    text = results.table(found, "methods", lines, [results.Column("score", "score", {})])
+    text = results.table(found, "methods", lines, [results.Column("score", "score", {})]).replace("\u00a0", " ")
     paired = stats.ttest_rel(b, a)
     interval = paired.confidence_interval(0.95)
     half = (interval.high - interval.low) / 2
@@ -127,12 +127,15 @@ def test_tables_show_intervals_and_paired_differences(load):
     assert f"| a | {sum(a) / 4:.1f} ± {(one.high - one.low) / 2:.1f} |" in text
     assert "| c | 76.8 ± 14.4 (+4.8 ± 15.1) |" in text
     assert "| d |" not in text
+    assert results.table(found, "nothing", lines[3:], [results.Column("score", "score", {})]).endswith(
+        "not measured yet.)"
+    )
 
 
 def test_a_single_seed_has_no_interval(load):
     results = load("results")
     assert results.Estimate.of([3.0]).text() == "3.0"
-    assert results.Estimate.of([3.0, 3.0]).text(sign=True) == "+3.0 ± 0.0"
+    assert results.Estimate.of([3.0, 3.0]).text(sign=True) == "+3.0\u00a0±\u00a00.0"
     assert results.difference({0: 1.0}, {0: 2.0}) is None
 
 
