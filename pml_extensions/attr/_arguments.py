@@ -1,5 +1,6 @@
 """The arguments of ``attribute`` in captum's forms, checked before any work is done."""
 
+import numbers
 from typing import cast
 
 import torch
@@ -19,6 +20,17 @@ def check_inputs(inputs: object) -> tuple[Tensor, ...]:
     if len(set(sizes)) > 1:
         raise ValueError(f"inputs must all hold the same number of examples, got {sizes}")
     return tensors
+
+
+def check_part(name: str, value: object, method: str, example: str) -> None:
+    """Raise unless an argument has the method that it is used for; a class in its place was meant to be an object."""
+    if isinstance(value, type):
+        raise TypeError(f"{name} must be an object, got the class {value.__name__}; write {value.__name__}()")
+    if not hasattr(value, method):
+        what = "callable" if method == "__call__" else f"have a method {method}"
+        raise TypeError(
+            f"{name} must {'be ' * (method == '__call__')}{what}, as {example} has, got {type(value).__name__}"
+        )
 
 
 def target_indices(target: Target, output: Tensor) -> Tensor:
@@ -45,12 +57,17 @@ def _rows(target: Target, examples: int) -> list[tuple[int, ...]]:
     if isinstance(target, int):
         return [(target,)]
     if isinstance(target, tuple):
-        return [target]
+        target = [target] * examples
     if not isinstance(target, list):
         raise TypeError(f"target must be an int, a tuple, a list or a tensor, got {type(target).__name__}")
     if len(target) != examples:
         raise ValueError(f"target must name one class for each of the {examples} examples, got {len(target)}")
-    return [row if isinstance(row, tuple) else (row,) for row in target]
+    rows = [row if isinstance(row, tuple) else (row,) for row in target]
+    entries: list[object] = [entry for row in rows for entry in row]
+    for entry in entries:
+        if not isinstance(entry, numbers.Integral):
+            raise TypeError(f"target must hold integers, got a {type(entry).__name__} in {target!r}")
+    return rows
 
 
 def check_reference(reference: Tensor, output: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ def last_feature_layer(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | N
         A module of ``model``.
 
     Raises:
+        TypeError: if ``model`` is no module.
         ValueError: if no layer will do, or if ``inputs`` is needed and missing.
 
     Example:
@@ -38,6 +39,8 @@ def last_feature_layer(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | N
         >>> last_feature_layer(model, torch.rand(1, 3, 9, 9))
         ReLU()
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if inputs is None:
         inputs = _default_inputs(model)
     inputs = inputs if isinstance(inputs, tuple) else (inputs,)

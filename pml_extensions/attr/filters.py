@@ -4,6 +4,8 @@ Source: Taha, Yang, Shrivastava and Davis, ECCV 2020, arXiv:2007.09748. The unit
 and the Gaussian filter are the alternatives that the authors compare it with.
 """
 
+import math
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -23,6 +25,7 @@ class Filter(Protocol):
         """Return the filters (B, H, W) that the parameters (B, P) stand for, each example's from its own row."""
 
 
+@dataclass(frozen=True)
 class UnitNorm:
     """f = p / ||p||: any sign, Euclidean norm one.
 
@@ -40,6 +43,7 @@ class UnitNorm:
         return (F.normalize(parameters, dim=1)).reshape(-1, *grid)
 
 
+@dataclass(frozen=True)
 class Softmax:
     """f = softmax(p) over all places: positive, sum one.
 
@@ -57,6 +61,7 @@ class Softmax:
         return (parameters.softmax(dim=1)).reshape(-1, *grid)
 
 
+@dataclass(frozen=True)
 class Gaussian:
     """A round Gaussian of sum one whose mean p is free: one place that matters.
 
@@ -70,10 +75,11 @@ class Gaussian:
         tensor(4)
     """
 
-    def __init__(self, std: float = 1.0) -> None:
-        if not std > 0:
-            raise ValueError(f"std must be positive, got {std}")
-        self.std = std
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.std < math.inf:
+            raise ValueError(f"std must be positive and finite, got {self.std}")
 
     def start(self, examples: int, grid: tuple[int, int]) -> Tensor:  # noqa: ARG002
         """Return zeros: the centre of the map."""

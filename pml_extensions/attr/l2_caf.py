@@ -17,7 +17,7 @@ from captum.attr import LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from pml_extensions.attr._arguments import Target, check_inputs, check_reference, target_indices
+from pml_extensions.attr._arguments import Target, check_inputs, check_part, check_reference, target_indices
 from pml_extensions.attr._exact import solve_exactly
 from pml_extensions.attr._network import examples_of, kept_buffers, module_of, refuse_foreign_layer, warn_if_training
 from pml_extensions.attr._problem import Problem, Solution, Solver
@@ -87,8 +87,21 @@ class L2CAF(LayerAttribution):
         layers = layer if isinstance(layer, list) else [layer]
         if not layers or not all(isinstance(one, nn.Module) for one in layers):
             raise TypeError(f"layer must be a torch.nn.Module or a list of them, got {layer!r}")
+        if not callable(forward_func):
+            raise TypeError(f"forward_func must be callable, a network, got {type(forward_func).__name__}")
+        if layout is not None:
+            check_part("layout", layout, "spread", "ChannelsFirst()")
         super().__init__(forward_func, layer, device_ids)
         self.layout = layout
+
+    def __repr__(self) -> str:
+        layers = self.layer if isinstance(self.layer, list) else [self.layer]
+        network = module_of(self.forward_func)
+        names = ", ".join(type(layer).__name__ for layer in layers)
+        return (
+            f"L2CAF({type(network).__name__ if network is not None else self.forward_func}, layer={names}, "
+            f"device_ids={self.device_ids}, layout={self.layout})"
+        )
 
     @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator] # captum's own habit: NoiseTunnel unwraps it
     def attribute(  # noqa: PLR0917
@@ -139,6 +152,13 @@ class L2CAF(LayerAttribution):
         inputs = check_inputs(inputs)
         if sum(given is not None for given in (target, reference, objective)) > 1:
             raise ValueError("target, reference and objective exclude each other, got more than one")
+        for name, part, method, example in (
+            ("objective", objective, "__call__", "ClassOblivious()"),
+            ("filter", filter, "start", "UnitNorm()"),
+            ("solver", solver, "minimize", "LBFGS()"),
+        ):
+            if part is not None:
+                check_part(name, part, method, example)
         ask = _Question(target, reference, objective, filter or UnitNorm(), solver, show_progress)
         size = len(inputs[0]) if internal_batch_size is None else internal_batch_size
         if not isinstance(size, int) or size < 1:

@@ -8,6 +8,7 @@ as in the authors' code. The pair is the class-oblivious objective with another 
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ __all__ = ["ClassOblivious", "ClassSpecific", "Objective", "Reference"]
 Objective = Callable[[Tensor, Tensor], Tensor]
 
 
+@dataclass(frozen=True)
 class ClassOblivious:
     """||NT(x) - NT_f(x)||^2: keep the whole output, whatever it is.
 
@@ -30,6 +32,7 @@ class ClassOblivious:
         return (output - original).square().reshape(len(output), -1).sum(dim=1)
 
 
+@dataclass(frozen=True, eq=False)
 class Reference:
     """||R - NT_f(x)||^2: come as close as possible to a given output, such as another image's embedding.
 
@@ -41,14 +44,14 @@ class Reference:
         tensor([2., 2., 2.])
     """
 
-    def __init__(self, reference: Tensor) -> None:
-        self.reference = reference
+    reference: Tensor
 
     def __call__(self, output: Tensor, original: Tensor) -> Tensor:  # noqa: ARG002
         """Return the squared distance of each example."""
         return (output - self.reference.to(output)).square().sum(dim=1)
 
 
+@dataclass(frozen=True, eq=False)
 class ClassSpecific:
     """sum_{j != c} NT_f(x)_j - NT_f(x)_c: keep class c and suppress the others, on raw logits.
 
@@ -61,8 +64,7 @@ class ClassSpecific:
         tensor([0.])
     """
 
-    def __init__(self, indices: Tensor) -> None:
-        self.indices = indices
+    indices: Tensor
 
     def __call__(self, output: Tensor, original: Tensor) -> Tensor:  # noqa: ARG002
         """Return the sum of the other classes' logits less the target's."""

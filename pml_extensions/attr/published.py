@@ -28,6 +28,9 @@ class PublishedSGD:
         scale: the loss is the objective divided by this. The published class-oblivious code takes the mean over the K
             outputs where the paper has the sum: ``scale=K``. Default: 1, as published for the class-specific objective.
 
+    Raises:
+        ValueError: if ``steps`` or ``look_every`` is below 1, or ``scale`` not positive.
+
     Example:
         >>> PublishedSGD(steps=100).learning_rate
         0.5
@@ -39,6 +42,10 @@ class PublishedSGD:
     tolerance: float = 1e-6
     look_every: int = 50
     scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.look_every < 1 or not self.scale > 0:
+            raise ValueError(f"steps and look_every must be at least 1 and scale positive, got {self}")
 
     def minimize(
         self, function: Callable[[Tensor], Tensor], start: Tensor, after_step: Callable[[], object]

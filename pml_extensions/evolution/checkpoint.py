@@ -26,8 +26,10 @@ def pack(model: nn.Module, split: Any, masks: Mapping[str, Tensor], seed: int, g
     }
 
 
-def unpack(model: nn.Module, split: Any, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], int, int]:
-    """Return masks, seed and generation of a state; raise ValueError unless it fits model and split."""
+def unpack(model: nn.Module, split: Any, state: Any, masks: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int, int]:
+    """Return masks, seed and generation of a state; raise unless it fits model and split, and has all of ``masks``."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be a dict from KnowledgeEvolution.state_dict(), got {type(state).__name__}")
     expected = {"version": VERSION, "architecture": _fingerprint(model), "split": _description(split)}
     missing = {*expected, "seed", "generation", "masks"} - set(state)
     if missing:
@@ -35,15 +37,22 @@ def unpack(model: nn.Module, split: Any, state: Mapping[str, Any]) -> tuple[dict
     for key, value in expected.items():
         if state[key] != value:
             raise ValueError(f"state was saved for another {key}: got {state[key]!r}, expected {value!r}")
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    masks = {name: _mask(bits, shapes[name]) for name, bits in state["masks"].items()}
-    return masks, state["seed"], state["generation"]
+    saved, seed, generation = state["masks"], state["seed"], state["generation"]
+    if not (isinstance(seed, int) and isinstance(generation, int) and generation >= 0 and isinstance(saved, Mapping)):
+        raise ValueError(
+            "state is broken: it must hold an int as seed, an int of at least 0 as generation and a dict as masks, got "
+            f"{seed!r}, {generation!r} and {type(saved).__name__}"
+        )
+    if saved.keys() != masks.keys():
+        raise ValueError(f"state is broken: its masks lack or exceed {sorted(saved.keys() ^ masks.keys())}")
+    return {name: _mask(name, bits, masks[name].shape) for name, bits in saved.items()}, seed, generation
 
 
 def _fingerprint(model: nn.Module) -> str:
     """Return the class of a model with a digest of its parameters' names and shapes."""
     shapes = [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()]
-    return f"{type(model).__name__}-{hashlib.sha256(repr(shapes).encode()).hexdigest()[:16]}"
+    name = type(model).__name__.removeprefix("FSDP")  # fully_shard renames the class of a model
+    return f"{name}-{hashlib.sha256(repr(shapes).encode()).hexdigest()[:16]}"
 
 
 def _description(split: Any) -> str:
@@ -55,5 +64,11 @@ def _bits(mask: Tensor) -> Tensor:
     return torch.from_numpy(np.packbits(mask.numpy()))
 
 
-def _mask(bits: Tensor, shape: torch.Size) -> Tensor:
+def _mask(name: str, bits: Any, shape: torch.Size) -> Tensor:
+    if not isinstance(bits, Tensor) or bits.dtype != torch.uint8:
+        got = bits.dtype if isinstance(bits, Tensor) else type(bits).__name__
+        raise ValueError(f"state is broken: its mask '{name}' must be a tensor of uint8, got {got}")
+    size = (shape.numel() + 7) // 8
+    if tuple(bits.shape) != (size,):
+        raise ValueError(f"state is broken: its mask '{name}' must hold {size} bytes, got shape {tuple(bits.shape)}")
     return torch.from_numpy(np.unpackbits(bits.cpu().numpy(), count=shape.numel())).bool().reshape(shape)

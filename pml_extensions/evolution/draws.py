@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pml_extensions.evolution.resetting import Owner, ResettingRule
+from pml_extensions.evolution.sharding import is_sharded, part_of, whole
 
 __all__ = ["draw", "generator_for"]
 
@@ -20,25 +21,29 @@ def generator_for(*keys: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
-@torch.no_grad()
 def draw(model: nn.Module, rule: ResettingRule, generators: Mapping[str, torch.Generator]) -> dict[str, Tensor]:
-    """Return new CPU values by ``rule`` for each parameter that a generator is named after."""
-    values = {name: _working_copy(model.get_parameter(name)) for name in generators}
+    """Return new values by ``rule`` for each parameter that a generator is named after: what this process holds of it.
 
-    def fill(name: str) -> None:
+    The rule sees whole weights. Those of a sharded model are gathered and cut again one at a time.
+    """
+
+    def new_values(name: str) -> Tensor:
+        parameter = model.get_parameter(name)
         path, _, attribute = name.rpartition(".")
-        drawn = rule(values[name], generators[name], Owner(model.get_submodule(path), attribute))
-        expected = tuple(values[name].shape)
+        values = _working_copy(parameter)
+        drawn = rule(values, generators[name], Owner(model.get_submodule(path), attribute))
+        expected = tuple(parameter.shape)
         if not isinstance(drawn, Tensor) or drawn.shape != expected:
             got = tuple(drawn.shape) if isinstance(drawn, Tensor) else type(drawn).__name__
             raise ValueError(f"rule must return new values of shape {expected} for {name!r}, got {got}")
-        values[name].copy_(drawn.detach())
+        return part_of(values.copy_(drawn.detach()), parameter)
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # a draw itself uses one core
-        list(pool.map(fill, values))
-    return values
+    any_sharded = any(is_sharded(model.get_parameter(name)) for name in generators)
+    threads = 1 if any_sharded else torch.get_num_threads()  # processes gather in the same order; a draw uses one core
+    with ThreadPoolExecutor(threads) as pool:
+        return dict(zip(generators, pool.map(new_values, generators), strict=True))
 
 
 def _working_copy(parameter: Tensor) -> Tensor:
     wide = parameter.dtype if parameter.dtype.itemsize > 4 else torch.float32
-    return parameter.detach().to("cpu", wide, copy=True, memory_format=torch.contiguous_format)
+    return whole(parameter.detach()).to("cpu", wide, copy=True, memory_format=torch.contiguous_format)

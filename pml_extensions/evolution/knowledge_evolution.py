@@ -15,9 +15,10 @@ from torch.optim import Optimizer
 
 from pml_extensions.evolution import checkpoint
 from pml_extensions.evolution.bits import difference, write
-from pml_extensions.evolution.checks import check_masks, check_model
+from pml_extensions.evolution.checks import check_callable, check_masks, check_model, check_seed
 from pml_extensions.evolution.draws import draw, generator_for
 from pml_extensions.evolution.resetting import KaimingNormal, KaimingUniform, ResettingRule
+from pml_extensions.evolution.sharding import local, part_of, reshard
 from pml_extensions.evolution.summary import Summary, summarize
 
 __all__ = ["Generation", "KnowledgeEvolution", "Split"]
@@ -55,7 +56,8 @@ class KnowledgeEvolution:
         generation: index of the current generation.
 
     Raises:
-        TypeError: if ``model`` is no module, or the split returns something else than bool masks by name.
+        TypeError: if ``model`` is no module, ``split`` or ``rule`` no callable, ``seed`` no integer, or the split
+            returns something else than bool masks by name.
         ValueError: if the model is on the meta device, quantised or not yet initialised, or if the split finds no
             parameter, names an unknown one, or returns a mask of another shape.
 
@@ -79,6 +81,9 @@ class KnowledgeEvolution:
         reset_frozen: bool = False,
     ) -> None:
         check_model(model)
+        check_callable("split", split, "WELS(0.5)")
+        check_callable("rule", rule, "KaimingUniform()")
+        check_seed(seed)
         self.model = model
         self.split = split
         self.rule = rule
@@ -88,6 +93,12 @@ class KnowledgeEvolution:
         self.masks: dict[str, Tensor] = check_masks(model, split(model))
         if all(bool(mask.all()) for mask in self.masks.values()):
             warnings.warn(f"{split} keeps every weight: a reset will change nothing", stacklevel=2)
+
+    def __repr__(self) -> str:
+        return (
+            f"KnowledgeEvolution({type(self.model).__name__}, {self.split}, rule={self.rule}, seed={self.seed}, "
+            f"reset_frozen={self.reset_frozen}, generation={self.generation})"
+        )
 
     def reset(self) -> Generation:
         """Start the next generation: W <- M * W + (1 - M) * W_random, in place; returns the new generation.
@@ -100,6 +111,7 @@ class KnowledgeEvolution:
 
     def start(self, rule: ResettingRule = KaimingNormal()) -> Generation:  # noqa: B008 (immutable)
         """Draw all split weights, of both hypotheses, and begin at generation 0: the published start from scratch."""
+        check_callable("rule", rule, "KaimingNormal()")
         self._redraw(rule, "start", {name: torch.zeros((), dtype=torch.bool) for name in self.masks})
         self.generation = 0
         return Generation(self.generation)
@@ -143,6 +155,7 @@ class KnowledgeEvolution:
 
     def _redraw(self, rule: ResettingRule, key: int | str, masks: Mapping[str, Tensor]) -> None:
         """Draw new values for all weights first, then write those where the mask is False."""
+        reshard(self.model)
         parameters = {
             name: (place, parameter)
             for place, (name, parameter) in enumerate(self.model.named_parameters())
@@ -150,13 +163,12 @@ class KnowledgeEvolution:
         }
         generators = {name: generator_for(self.seed, key, place) for name, (place, _) in parameters.items()}
         values = draw(self.model, rule, generators)
-        differences = [
-            difference(
-                parameter, values.pop(name).to(parameter.device, parameter.dtype), masks[name].to(parameter.device)
-            )
-            for name, (_, parameter) in parameters.items()
-        ]
-        write([parameter for _, parameter in parameters.values()], differences)
+        tensors = [local(parameter) for _, parameter in parameters.values()]
+        differences = []
+        for tensor, (name, (_, parameter)) in zip(tensors, parameters.items(), strict=True):
+            keep = part_of(masks[name], parameter) if masks[name].ndim else masks[name].to(tensor.device)
+            differences.append(difference(tensor, values.pop(name).to(tensor.dtype), keep))
+        write(tensors, differences)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what, beside the model's own state, is needed to go on: plain numbers, strings and one bit a weight.
@@ -169,9 +181,11 @@ class KnowledgeEvolution:
         """Go on from ``state``: masks, seed and generation are taken from it; the model's weights are not touched.
 
         Raises:
-            ValueError: if the state is of another architecture, another split or another version of the format.
+            TypeError: if ``state`` is no dict.
+            ValueError: if the state is of another architecture, another split or another version of the format, or
+                if something in it is missing or broken; nothing is taken from it then.
         """
-        self.masks, self.seed, self.generation = checkpoint.unpack(self.model, self.split, state)
+        self.masks, self.seed, self.generation = checkpoint.unpack(self.model, self.split, state, self.masks)
 
     def slim(self) -> Any:
         """Return the fit-hypothesis alone: a new, narrower model of the same class, with its batch-norm statistics.

@@ -18,6 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from pml_extensions.evolution.sharding import is_sharded
+
 __all__ = ["NOT_MULTIPLIED", "operand_uses"]
 
 NOT_MULTIPLIED = "table, token or scale: not multiplied with features"
@@ -58,6 +60,11 @@ def operand_uses(
     """
     if not candidates:
         return {}
+    if any(map(is_sharded, candidates.values())):
+        raise ValueError(
+            f"model must not be sharded yet: the use of {next(iter(candidates))!r} shows in a forward pass of a copy, "
+            "and fully_shard forbids copies; make the KnowledgeEvolution, or its summary, before fully_shard"
+        )
     inputs = _inputs(model, example_input)
     if inputs is None:
         return dict.fromkeys(candidates, NO_INPUT)

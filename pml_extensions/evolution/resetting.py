@@ -66,13 +66,19 @@ class LayerDefault:
     """Draw as the layer was made: by its own ``reset_parameters``, run in a copy of the layer.
 
     Raises:
-        ValueError: if the layer has no such method, or the method leaves the weight out.
+        ValueError: if the layer has no such method, or the method leaves the weight out, or the layer by itself was
+            given to ``fully_shard``.
     """
 
     def __call__(self, values: Tensor, generator: Generator, owner: Owner) -> Tensor:
         """Return new values; see the module."""
         layer, attribute = owner
-        blanks = {id(p): nn.Parameter(torch.full_like(p, math.nan, device="cpu")) for p in layer.parameters()}
+        if hasattr(layer, "unshard"):
+            raise ValueError(
+                f"LayerDefault copies layers, which fully_shard forbids for its own units: shard what holds the "
+                f"{type(layer).__name__} with {attribute!r} instead, or use another resetting rule"
+            )
+        blanks = {id(p): nn.Parameter(torch.full(p.shape, math.nan, dtype=p.dtype)) for p in layer.parameters()}
         twin = copy.deepcopy(layer, dict(blanks))
         remake = getattr(twin, "reset_parameters", None) or getattr(twin, "_reset_parameters", None)
         if remake is None:

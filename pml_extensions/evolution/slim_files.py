@@ -64,7 +64,7 @@ def load_slim(path: str | os.PathLike[str]) -> Any:
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is truncated, not of :func:`save_slim`, of another format version, or if the installed timm
-            makes another model of this name.
+            has no model of this name or makes another one.
     """
     metadata, state = _read(Path(path))
     slim = _make(metadata)
@@ -87,8 +87,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     if text is None:
         raise ValueError(f"{path} was not written by save_slim: it holds no recipe of a slim model")
     metadata = json.loads(text)
-    if metadata["format"] != FORMAT:
-        raise ValueError(f"{path} has format {metadata['format']}, this version reads format {FORMAT}")
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{path} has format {metadata.get('format')}, this version reads format {FORMAT}")
     return metadata, state
 
 
@@ -98,6 +98,10 @@ def _make(metadata: Mapping[str, Any]) -> Any:
 
     from pml_extensions.evolution.splits.kels import KELS  # noqa: PLC0415  # kels imports the recipe
 
+    if not timm.is_model(metadata["architecture"]):
+        raise ValueError(
+            f"timm {timm.__version__} has no architecture {metadata['architecture']!r}; install another one"
+        )
     with torch.random.fork_rng(devices=[]):
         dense = timm.create_model(metadata["architecture"], **metadata["arguments"])
         example = tuple(torch.zeros(()).expand(shape) for shape in metadata["input_shapes"])

@@ -39,6 +39,10 @@ class CrossBatchMemory(losses.CrossBatchMemory):
             miner = SemiHardMiner(distance=loss.distance, block_size=loss.block_size)
         super().__init__(loss, embedding_size, memory_size, miner, **kwargs)
 
+    def extra_repr(self) -> str:
+        """Return the settings, for ``repr``."""
+        return f"embedding_size={self.embedding_size}, memory_size={self.memory_size}"
+
     @staticmethod
     def supported_losses() -> list[str]:
         """Return the names of the losses that the memory takes."""

@@ -24,6 +24,10 @@ class SelfSupervisedLoss(losses.SelfSupervisedLoss):
         >>> loss = SelfSupervisedLoss(SemiHardTripletLoss())(torch.randn(8, 4), torch.randn(8, 4))
     """
 
+    def extra_repr(self) -> str:
+        """Return the settings, for ``repr``."""
+        return f"symmetric={self.symmetric}"
+
     @staticmethod
     def supported_losses() -> list[str]:
         """Return the names of the losses that the wrapper takes."""

@@ -5,6 +5,8 @@ TensorFlow Addons' ``triplet_semihard_loss``, as in Taha et al., arXiv:1901.0861
 no triplet, and a batch without triplets gives zero.
 """
 
+import math
+import numbers
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from pytorch_metric_learning.utils.loss_and_miner_utils import convert_to_triple
 from torch import Tensor
 
 from pml_extensions.losses._many_positives import SumOverManyPositives
-from pml_extensions.miners._classes import check_batch
+from pml_extensions.miners._classes import check_batch, check_block_size, check_references
 from pml_extensions.miners._dissimilarity import Dissimilarity, dissimilarity
 from pml_extensions.miners._mining import SemiHardMining
 
@@ -40,8 +42,8 @@ class SemiHardTripletLoss(BaseMetricLossFunction):
         place of the semi-hard ones, ref_emb (R, d) and ref_labels (R,). The result is a scalar, float32 or wider.
 
     Raises:
-        ValueError: for embeddings and labels of the wrong shape.
-        TypeError: for labels that are not integers.
+        ValueError: for embeddings and labels of the wrong shape, or a margin that is not finite.
+        TypeError: for embeddings that are not floating-point tensors, or labels that are not integers.
 
     Example:
         >>> loss = SemiHardTripletLoss()(torch.eye(4), torch.tensor([0, 0, 1, 1]))
@@ -53,12 +55,16 @@ class SemiHardTripletLoss(BaseMetricLossFunction):
         self, margin: float = 0.2, smooth_loss: bool = False, block_size: int | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        if block_size is not None and block_size < 1:
-            raise ValueError(f"block_size must be a positive number of anchors or None, got {block_size}")
+        check_block_size(block_size)
+        check_number("margin", margin)
         self.margin = margin
         self.smooth_loss = smooth_loss
         self.block_size = block_size
         self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)
+
+    def extra_repr(self) -> str:
+        """Return the settings, for ``repr``."""
+        return f"margin={self.margin}, smooth_loss={self.smooth_loss}, block_size={self.block_size}"
 
     def get_default_distance(self) -> LpDistance:
         """Return squared Euclidean distance between unit vectors."""
@@ -79,7 +85,7 @@ class SemiHardTripletLoss(BaseMetricLossFunction):
         """Check the batch and return what the reducer makes of its losses: a scalar, or a dict (DoNothingReducer)."""
         check_batch(embeddings, labels)
         if ref_emb is not None:
-            check_batch(ref_emb, ref_labels, "ref_")
+            check_references(embeddings, ref_emb, ref_labels)
         if indices_tuple is None and (labels is None or (ref_emb is not None and ref_labels is None)):
             raise ValueError(
                 "labels (and ref_labels for ref_emb) are needed to mine triplets; pass them or indices_tuple"
@@ -138,3 +144,11 @@ def loss_dict(losses: Tensor, triplets: tuple[Tensor, ...] | None = None) -> dic
     """Return losses as the host's reducers take them: one for each triplet, or their mean."""
     kind = "already_reduced" if triplets is None else "triplet"
     return {"loss": {"losses": losses, "indices": triplets, "reduction_type": kind}}
+
+
+def check_number(name: str, value: Any) -> None:
+    """Raise unless a setting is a finite number; a tensor of one element will do."""
+    if isinstance(value, bool | str) or not isinstance(value, numbers.Real | Tensor):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")

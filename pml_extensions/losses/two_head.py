@@ -11,7 +11,7 @@ import torch
 from pytorch_metric_learning.utils.module_with_records_and_reducer import ModuleWithRecordsAndReducer
 from torch import Tensor, nn
 
-from pml_extensions.losses.semi_hard_triplet import SemiHardTripletLoss
+from pml_extensions.losses.semi_hard_triplet import SemiHardTripletLoss, check_number
 from pml_extensions.miners._classes import check_batch
 
 __all__ = ["TwoHeadLoss"]
@@ -58,10 +58,15 @@ class TwoHeadLoss(ModuleWithRecordsAndReducer):
         self.metric_loss = SemiHardTripletLoss() if metric_loss is None else metric_loss
         self.classification_loss = nn.CrossEntropyLoss() if classification_loss is None else classification_loss
         check_losses(self.metric_loss, self.classification_loss)
+        check_number("metric_weight", metric_weight)
         self.metric_weight = metric_weight
         self.ignore_label = ignore_label
         self.add_to_recordable_attributes(list_of_names=["metric_weight"], is_stat=False)
         self.add_to_recordable_attributes(list_of_names=["classification_value", "metric_value"], is_stat=True)
+
+    def extra_repr(self) -> str:
+        """Return the settings, for ``repr``."""
+        return f"metric_weight={self.metric_weight}, ignore_label={self.ignore_label}"
 
     def sub_loss_names(self) -> list[str]:
         """Return the names of the two parts."""

@@ -1,6 +1,7 @@
 """Who is a positive of whom, from the labels alone."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,12 +49,16 @@ class Classes:
         return self.order[self.first[anchors].unsqueeze(1) + place]
 
 
-def check_batch(embeddings: Tensor, labels: Tensor | None, what: str = "") -> None:
+def check_batch(embeddings: Any, labels: Any, what: str = "") -> None:
     """Raise if the embeddings are no matrix, or the labels are no integers, one for each embedding."""
+    if not isinstance(embeddings, Tensor) or not embeddings.is_floating_point():
+        raise TypeError(f"{what}embeddings must be a floating-point tensor, got {kind(embeddings)}")
     if embeddings.ndim != 2:
         raise ValueError(f"{what}embeddings must have shape (batch, dimension), got {tuple(embeddings.shape)}")
     if labels is None:
         return
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"{what}labels must be a tensor of integers, got {kind(labels)}; use torch.tensor(labels)")
     if labels.ndim != 1:
         raise ValueError(f"{what}labels must have shape (batch,), got {tuple(labels.shape)}; pass class numbers")
     if len(labels) != len(embeddings):
@@ -62,3 +67,27 @@ def check_batch(embeddings: Tensor, labels: Tensor | None, what: str = "") -> No
         raise TypeError(
             f"{what}labels must be integers, got {labels.dtype}; use labels.long() if they are class numbers"
         )
+
+
+def check_references(embeddings: Tensor, ref_emb: Any, ref_labels: Any) -> None:
+    """Raise if the references are no batch, or are not as wide as the embeddings."""
+    check_batch(ref_emb, ref_labels, "ref_")
+    if ref_emb.shape[1] != embeddings.shape[1]:
+        raise ValueError(
+            f"ref_embeddings must be as wide as embeddings, got {ref_emb.shape[1]} columns for {embeddings.shape[1]}"
+        )
+
+
+def check_block_size(block_size: Any) -> None:
+    """Raise unless ``block_size`` is a number of anchors or None."""
+    if block_size is None:
+        return
+    if isinstance(block_size, bool) or not isinstance(block_size, int):
+        raise TypeError(f"block_size must be an int or None, got {kind(block_size)}")
+    if block_size < 1:
+        raise ValueError(f"block_size must be a positive number of anchors or None, got {block_size}")
+
+
+def kind(value: Any) -> str:
+    """Return what an error message says of a value: its type, or the type of a tensor's numbers."""
+    return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__

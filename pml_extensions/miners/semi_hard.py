@@ -11,7 +11,7 @@ from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.miners import BaseMiner
 from torch import Tensor
 
-from pml_extensions.miners._classes import check_batch
+from pml_extensions.miners._classes import check_batch, check_block_size, check_references
 from pml_extensions.miners._mining import SemiHardMining, Triplets
 
 __all__ = ["SemiHardMiner"]
@@ -50,12 +50,15 @@ class SemiHardMiner(BaseMiner):
         super().__init__(**kwargs)
         if fallback not in {"farthest", None}:
             raise ValueError(f'fallback must be "farthest" or None, got {fallback!r}')
-        if block_size is not None and block_size < 1:
-            raise ValueError(f"block_size must be a positive number of anchors or None, got {block_size}")
+        check_block_size(block_size)
         self.fallback = fallback
         self.block_size = block_size
         stats = ["semi_hard_share", "fallback_share", "anchors_without_positive", "pos_pair_dist", "neg_pair_dist"]
         self.add_to_recordable_attributes(list_of_names=stats, is_stat=True)
+
+    def extra_repr(self) -> str:
+        """Return the settings, for ``repr``."""
+        return f"fallback={self.fallback!r}, block_size={self.block_size}"
 
     def get_default_distance(self) -> LpDistance:
         """Return squared Euclidean distance between unit vectors."""
@@ -67,7 +70,9 @@ class SemiHardMiner(BaseMiner):
         """Check the batch and mine it."""
         check_batch(embeddings, labels)
         if ref_emb is not None:
-            check_batch(ref_emb, ref_labels, "ref_")
+            check_references(embeddings, ref_emb, ref_labels)
+        if labels is None or (ref_emb is not None and ref_labels is None):
+            raise ValueError("labels (and ref_labels for ref_emb) are needed to mine triplets")
         triplets: tuple[Tensor, Tensor, Tensor] = super().forward(embeddings, labels, ref_emb, ref_labels)
         return triplets
 

@@ -47,7 +47,8 @@ class TwoHead(nn.Module):
 
     Raises:
         TypeError: ``model`` has no feature map or no classifier to put an embedding beside.
-        ValueError: for an unknown ``pooling`` or an ``embedding_size`` below one.
+        ValueError: for an unknown ``pooling``, an ``embedding_size`` below one, or an ``input_size`` that is not of
+            three numbers.
 
     Example:
         >>> import timm
@@ -69,6 +70,8 @@ class TwoHead(nn.Module):
         check_classifier(model)
         if pooling not in {"avg", "flatten"}:
             raise ValueError(f'pooling must be "avg" or "flatten", got {pooling!r}')
+        if isinstance(embedding_size, bool) or not isinstance(embedding_size, int):
+            raise TypeError(f"embedding_size must be an int, got {type(embedding_size).__name__}")
         if embedding_size < 1:
             raise ValueError(f"embedding_size must be at least 1, got {embedding_size}")
         self.model = model
@@ -77,6 +80,10 @@ class TwoHead(nn.Module):
         like = next(model.parameters())
         width = self._width(input_size)
         self.embedding = nn.Linear(width, embedding_size, device=like.device, dtype=like.dtype)
+
+    def extra_repr(self) -> str:
+        """Return the settings, for ``repr``."""
+        return f"pooling={self.pooling!r}"
 
     def forward(self, images: Tensor) -> TwoHeadOutput:
         """Return logits and embeddings of ``images``."""
@@ -117,6 +124,7 @@ class TwoHead(nn.Module):
         if self.pooling == "avg":
             return int(self.model.head_hidden_size)
         input_size = input_size or self.model.pretrained_cfg["input_size"]
+        check_input_size(input_size)
         like = next(self.model.parameters())
         modes = {module: module.training for module in self.model.modules()}
         try:
@@ -158,6 +166,14 @@ def check_classifier(model: Any) -> None:
         raise TypeError(f"model must be able to return pre-logits, but {type(model).__name__}.forward_head is not")
     if not getattr(model, "num_classes", 0):
         raise TypeError(f"model must have a classifier, got {type(model).__name__} with num_classes=0")
+
+
+def check_input_size(input_size: Any) -> None:
+    """Raise unless ``input_size`` is (C, H, W)."""
+    if not isinstance(input_size, tuple | list):
+        raise TypeError(f"input_size must be (C, H, W), got {type(input_size).__name__}")
+    if len(input_size) != 3:
+        raise ValueError(f"input_size must be (C, H, W), got {input_size}")
 
 
 def within_model(pattern: str) -> str:

@@ -8,6 +8,7 @@ eigenproblem.
 """
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,30 +21,63 @@ SQUARES_SAFELY = (1e-8, 1e8)
 """A matrix whose largest entry lies between is squared as it is; any other is scaled first."""
 
 
-def singular_values_and_polar_factor(tall: Tensor, null: Tensor | None = None) -> tuple[Tensor, Tensor]:
+class Holders(Protocol):
+    """The processes that hold the rows of a matrix."""
+
+    def total(self, part: Tensor) -> Tensor:
+        """Return the sum of every process's ``part``."""
+
+    def agree(self, count: int, like: Tensor) -> int:
+        """Return one count for all processes, from those that each of them found."""
+
+
+class Alone:
+    """All rows are here."""
+
+    def total(self, part: Tensor) -> Tensor:
+        """Return ``part``."""
+        return part
+
+    def agree(self, count: int, like: Tensor) -> int:  # noqa: ARG002 (the form of Holders)
+        """Return ``count``."""
+        return count
+
+
+def singular_values_and_polar_factor(
+    tall: Tensor,
+    null: Tensor | None = None,
+    among: Holders = Alone(),  # noqa: B008 (holds nothing)
+) -> tuple[Tensor, Tensor]:
     """Return the singular values (k), ascending, and the polar factor (n, k) of a finite matrix (n, k) with n >= k.
 
     Directions whose singular value is at most ``null`` (default: ``NULL_DIRECTION`` * eps * the largest) have the
     value 0 and no part in the polar factor: of all subgradients of the nuclear norm, that one has the least norm.
+    ``tall`` may be some of the rows of a matrix that lies ``among`` several processes; so is the polar factor then.
     """
     eps = torch.finfo(tall.dtype).eps
-    eigenvalues, vectors = torch.linalg.eigh(tall.mT @ tall)
+    eigenvalues, vectors = torch.linalg.eigh(among.total(tall.mT @ tall))
     values = eigenvalues.clamp_min(0).sqrt()
     null = NULL_DIRECTION * eps * values[-1] if null is None else null
-    if values[-1] <= null:
+    unresolved = int((eigenvalues <= math.sqrt(eps) * eigenvalues[-1]).sum())
+    unresolved = among.agree(len(values) if values[-1] <= null else unresolved, tall)
+    if unresolved == len(values):
         return torch.zeros_like(values), torch.zeros_like(tall)
 
-    unresolved = int((eigenvalues <= math.sqrt(eps) * eigenvalues[-1]).sum())
     values = values[unresolved:]
     rest, resolved = vectors[:, :unresolved], vectors[:, unresolved:]
     polar = tall @ ((resolved / values) @ resolved.mT)
     if unresolved:
         # Rounding tilts the rest a little towards the large directions; what is left of them must not enter its norm.
-        rest = rest - (resolved / values.square()) @ (resolved.mT @ (tall.mT @ (tall @ rest)))
-        rest_values, rest_polar = singular_values_and_polar_factor(tall @ rest, null)
+        rest = rest - (resolved / values.square()) @ (resolved.mT @ among.total(tall.mT @ (tall @ rest)))
+        rest_values, rest_polar = singular_values_and_polar_factor(tall @ rest, null, among)
         values = torch.cat([rest_values, values])
         polar.addmm_(rest_polar, rest.mT)
     return values, polar
+
+
+def safe_scale(largest: float) -> float:
+    """Return what to divide a matrix by, whose ``largest`` entry is known, so that it can be squared."""
+    return 1.0 if largest == 0 or SQUARES_SAFELY[0] < largest < SQUARES_SAFELY[1] else largest
 
 
 @torch.library.custom_op("pml_extensions::nuclear_norm", mutates_args=())
@@ -59,8 +93,7 @@ def nuclear_norm(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if not math.isfinite(scale):
         values = matrix.new_full((min(matrix.shape),), math.nan)
         return values.sum(), values, torch.full_like(matrix, math.nan)
-    if scale == 0 or SQUARES_SAFELY[0] < scale < SQUARES_SAFELY[1]:
-        scale = 1.0
+    scale = safe_scale(scale)
     is_tall = matrix.shape[0] >= matrix.shape[1]
     tall = matrix if is_tall else matrix.mT
     with torch.autocast(matrix.device.type, enabled=False):

@@ -10,11 +10,18 @@ import math
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from pytorch_metric_learning.regularizers import BaseRegularizer
 from torch import Tensor
 
 from pml_extensions.regularizers._nuclear_norm import nuclear_norm
+from pml_extensions.regularizers._processes import (
+    SharedNuclearNorm,
+    SharedRows,
+    enclosing_loss_wrapper,
+    is_distributed,
+)
 
 FORMS = ("exponential", "linear")
 
@@ -110,6 +117,11 @@ class SVMaxRegularizer(BaseRegularizer):
         normalize_embeddings: L2-normalise the rows first (default). pytorch-metric-learning hands a regularizer the
             raw embeddings even where the loss's distance normalises them, and a network can raise the singular values
             of raw embeddings by their length alone.
+        distributed: regularize the batch of all processes of ``torch.distributed``, of which each one passes its own
+            rows, as many as it has. Every process gets the value of the whole batch; the gradient for its rows is
+            multiplied by the number of processes, because DistributedDataParallel and FSDP divide by it. Inside the
+            host's DistributedLossWrapper, ``efficient`` or not, the term is neither gathered nor multiplied twice.
+            Without other processes it changes nothing. By default each process regularizes what it is given.
         **kwargs: those of every regularizer: ``collect_stats``, ``reducer``, ``distance`` (not used). With
             ``collect_stats`` the attributes ``mean_singular_value``, ``spread`` (the fraction of the way from L to U)
             and ``effective_rank`` hold the last batch's values.
@@ -128,52 +140,80 @@ class SVMaxRegularizer(BaseRegularizer):
         >>> loss = ContrastiveLoss(embedding_regularizer=SVMaxRegularizer(), embedding_reg_weight=1.0)
     """
 
-    def __init__(self, form: str = "exponential", normalize_embeddings: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        form: str = "exponential",
+        normalize_embeddings: bool = True,
+        *,
+        distributed: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if form not in FORMS:
             raise ValueError(f"form must be one of {', '.join(map(repr, FORMS))}, got {form!r}")
         self.form = form
         self.normalize_embeddings = normalize_embeddings
+        self.distributed = distributed
         self.add_to_recordable_attributes(
             list_of_names=["mean_singular_value", "spread", "effective_rank"], is_stat=True
         )
 
     def compute_loss(self, embeddings: Tensor) -> dict[str, dict[str, Any]]:
         """Return the term in the form that pytorch-metric-learning's reducers take."""
-        embeddings = _floating_matrix(embeddings)
-        if self.normalize_embeddings:
-            embeddings = F.normalize(embeddings)
+        shared = self.distributed and is_distributed()
+        term = self._of_all_processes(embeddings) if shared else self._of_one_process(embeddings)
+        return {"loss": {"losses": term, "indices": None, "reduction_type": "already_reduced"}}
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _of_all_processes(self, embeddings: Tensor) -> Tensor:
+        wrapper = enclosing_loss_wrapper()
+        if wrapper is not None and not wrapper.efficient:  # it has gathered the batch
+            return self._of_one_process(embeddings)
+        embeddings = self._normalized(_floating_matrix(embeddings, may_be_empty=True))
+        shared = SharedRows(embeddings)
+        norm, frobenius, singular_values = SharedNuclearNorm.apply(embeddings, shared)
+        term = self._term(norm, frobenius, singular_values, (shared.total_count, embeddings.shape[1]))
+        factor = 1 if wrapper is not None else dist.get_world_size()  # the wrapper multiplies by it, too
+        return term + (factor - 1) * (term - term.detach())
+
+    def _of_one_process(self, embeddings: Tensor) -> Tensor:
+        embeddings = self._normalized(_floating_matrix(embeddings))
         norm, singular_values, _ = nuclear_norm(embeddings)
-        s = norm / embeddings.shape[1]
-        spread = _spread(norm, embeddings)
+        return self._term(norm, torch.linalg.matrix_norm(embeddings), singular_values, embeddings.shape)
+
+    def _normalized(self, embeddings: Tensor) -> Tensor:
+        return F.normalize(embeddings) if self.normalize_embeddings else embeddings
+
+    def _term(self, norm: Tensor, frobenius: Tensor, singular_values: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Return the term of a batch of this shape from its norms; record its spectrum on request."""
+        s = norm / shape[1]
+        spread = _spread(norm, frobenius, shape)
         if self.collect_stats:
             self.mean_singular_value = s.item()
             self.spread = spread.item()
             self.effective_rank = _entropy_rank(singular_values).item()
-        term = torch.exp(1 - spread) if self.form == "exponential" else -s
-        return {"loss": {"losses": term, "indices": None, "reduction_type": "already_reduced"}}
+        return torch.exp(1 - spread) if self.form == "exponential" else -s
 
     def extra_repr(self) -> str:
         """Return the settings, for ``repr``."""
-        return f"form={self.form!r}, normalize_embeddings={self.normalize_embeddings}"
+        return f"form={self.form!r}, normalize_embeddings={self.normalize_embeddings}, distributed={self.distributed}"
 
 
-def _floating_matrix(embeddings: Tensor) -> Tensor:
+def _floating_matrix(embeddings: Tensor, may_be_empty: bool = False) -> Tensor:
     """Return ``embeddings`` in float32 or wider, after checking that they are a batch."""
     if not isinstance(embeddings, Tensor) or not embeddings.is_floating_point():
         got = embeddings.dtype if isinstance(embeddings, Tensor) else type(embeddings).__name__
         raise TypeError(f"embeddings must be a floating-point tensor, got {got}")
-    if embeddings.ndim != 2 or 0 in embeddings.shape:
+    if embeddings.ndim != 2 or 0 in embeddings.shape[int(may_be_empty) :]:
         raise ValueError(f"embeddings must be a non-empty matrix (b, d), got shape {tuple(embeddings.shape)}")
     return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
 
 
-def _spread(norm: Tensor, embeddings: Tensor) -> Tensor:
+def _spread(norm: Tensor, frobenius: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return how far the mean singular value has come from its lower (0) to its upper bound (1)."""
-    most = math.sqrt(min(embeddings.shape))
+    most = math.sqrt(min(shape))
     if most == 1:
         return 1 + 0 * norm  # one row or one column is spread and collapsed at once
-    frobenius = torch.linalg.matrix_norm(embeddings)
     zero = frobenius == 0
     ratio = torch.where(zero, 1, norm / torch.where(zero, 1, frobenius))
     spread: Tensor = (ratio - 1) / (most - 1)

@@ -1,13 +1,15 @@
 """Cut slim networks of timm's architectures, check them, and tabulate what holds; resumable, memory-limited.
 
     python tests/benchmarks/slim_coverage.py list --out DIR                     # parameters of all names, once (10 min)
-    python tests/benchmarks/slim_coverage.py run --out DIR --models smallest --rates 0.5
-    python tests/benchmarks/slim_coverage.py run --out DIR --models all --rates 0.5 --checks runs
+    python tests/benchmarks/slim_coverage.py run --out DIR                      # all, the most telling first (hours)
+    python tests/benchmarks/slim_coverage.py run --out DIR --models resnet18,vgg11 --rates 0.3 0.9 --checks exact
     python tests/benchmarks/slim_coverage.py table --out DIR > docs/coverage.md
 
 Every model runs in a process of its own, forked from one that has imported torch and timm; its lines go to
 DIR/slim.jsonl, and what stands there is not run again. ``--models`` is ``smallest`` or ``middle`` (one model of each of
-timm's modules), ``all``, or names.
+timm's modules), ``all``, or names. ``--size small`` is the first of some small sizes that the dense model takes, and
+the default size where it takes none. Without checks the weights are left uninitialised, for no values are needed: the
+slim network is cut and run once for its shapes, as always before it is handed out.
 """
 
 import argparse
@@ -29,22 +31,37 @@ import timm  # noqa: E402
 import torch  # noqa: E402
 from slim_checks import exactness  # noqa: E402
 from timm.models._registry import _model_to_module  # noqa: E402
+from torch.overrides import TorchFunctionMode  # noqa: E402
 
 from pml_extensions.evolution.splits.kels import KELS  # noqa: E402
+from pml_extensions.evolution.widths import cut  # noqa: E402
 from pml_extensions.evolution.widths.forward import shapes_of_output  # noqa: E402
 from pml_extensions.evolution.widths.inputs import stand_in_inputs  # noqa: E402
 from pml_extensions.evolution.widths.stand_ins import stand_in  # noqa: E402
 
 SMALL = (64, 96, 128, 160, 192, 224, 256)
 CHECKS = ("runs", "trains", "exports", "exact")
+FILLS = {"normal_", "uniform_", "erfinv_", "trunc_normal_", "fill_", "zero_"}
+PLAN = (  # models, rates, size, checks
+    ("smallest", (0.5,), "small", CHECKS),
+    ("smallest", (0.3,), "small", CHECKS),
+    ("smallest", (0.75, 0.25), "small", CHECKS),
+    ("all", (0.5,), "default", ()),
+    ("middle", (0.5,), "small", CHECKS),
+    ("middle", (0.3, 0.75, 0.25), "small", ("runs",)),
+    ("smallest", (0.3, 0.75, 0.25), "default", ()),
+)
 HEAD = """# Coverage of timm by KELS
 
-Written by `tests/benchmarks/slim_coverage.py`; its head says how. A row counts models; a check that was not run at that
-rate and size is left empty. Exact: slim equals the dense network with its reset-hypothesis set to zero, norms over
-channels taken over the kept ones, relative error below 1e-9 in float64.
+Written by `tests/benchmarks/slim_coverage.py`; its head says how. Smallest and middle: one model of each of timm's
+modules, by number of parameters; all: every name of `timm.list_models()`, as far as run. Small: the first of 64, 96,
+128, 160, 192, 224 and 256 pixels that the dense model takes; default: the size that timm names. A row counts models;
+"k of n" where a check was made for n of them only, empty where for none. No slim network is handed out, or counted,
+that has not run once for its shapes. Runs, trains, exports: with values. Exact: slim equals the dense network with its
+reset-hypothesis set to zero, norms over channels taken over the kept ones, relative error below 1e-9 in float64.
 
-| rate | input | models | same class | every width cut | runs | trains | exports | exact | mean parameter ratio |
-|---|---|---|---|---|---|---|---|---|---|"""
+| models | rate | input | number | same class | every width cut | runs | trains | exports | exact | slim / dense |
+|---|---|---|---|---|---|---|---|---|---|---|"""
 
 
 def listed(out):
@@ -89,21 +106,34 @@ def small_input(model):
     return None
 
 
+class Uninitialised(TorchFunctionMode):
+    """Leave out what fills weights: memory that nobody writes is not taken."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in FILLS:
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.numel() > 10**5:
+                return tensor
+        return func(*args, **kwargs)
+
+
 def examine(name, rate, size, checks):
     """Return one line: what holds for the slim network of one model at one rate and input size."""
     torch.manual_seed(0)
-    model = timm.create_model(name).eval()
+    with contextlib.nullcontext() if checks else Uninitialised():
+        model = timm.create_model(name).eval()
     example = stand_in_inputs(model, None)[0] if size == "default" else small_input(model)
     row = {"name": name, "module": _model_to_module[name], "rate": rate, "size": size}
     if example is None:
         return row | {"skipped": "no smaller input"}
     row["side"] = example.shape[-1]
     split = KELS(rate, example_input=example)
-    start = time.perf_counter()
+    start = time.process_time()
     widths = split.widths(model)
-    row["seconds"] = round(time.perf_counter() - start, 2)
+    row["seconds"] = round(time.process_time() - start, 2)
     row["whole"] = sorted({(w.size, str(w.reason), w.where) for w in widths.whole})
-    slim = split.slim(model)
+    slim = cut(model, widths)
     row["same_class"] = type(slim) is type(model)
     dense_params, slim_params = (sum(p.numel() for p in m.parameters()) for m in (model, slim))
     row |= {"params": dense_params, "ratio": round(slim_params / dense_params, 4)}
@@ -183,21 +213,35 @@ def forked(name, rate, size, checks, gibibytes):
     return json.loads(text) if text else killed
 
 
+def rows_by_key(out):
+    """Return the lines so far by name, rate and size; a later line of the same counts."""
+    path = out / "slim.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {(row["name"], row["rate"], row["size"]): row for row in map(json.loads, lines)}
+
+
 def run(arguments):
-    path = arguments.out / "slim.jsonl"
-    done = set()
-    if path.exists():
-        with path.open() as file:
-            done = {(r["name"], r["rate"], r["size"]) for r in map(json.loads, file)}
+    """Run what is not done yet: what the arguments name, or the whole plan, the most telling first."""
+    known = rows_by_key(arguments.out)
     stop = time.monotonic() + arguments.seconds
-    for name in chosen(arguments.out, arguments.models):
-        for rate in arguments.rates:
-            for size in arguments.sizes:
-                if (name, rate, size) not in done and time.monotonic() < stop:
-                    row = forked(name, rate, size, arguments.checks, arguments.gibibytes)
-                    with path.open("a") as file:
-                        print(json.dumps(row), file=file)
-                    print(summary(row), flush=True)
+    given = (arguments.models, arguments.rates, arguments.size, arguments.checks)
+    for models, rates, size, checks in [given] if arguments.models else PLAN:
+        for name in chosen(arguments.out, models):
+            for rate in rates:
+                if time.monotonic() < stop:
+                    run_one(arguments, known, (name, rate, size), checks)
+
+
+def run_one(arguments, known, key, checks):
+    """Append the line of one model, and that at its default size where it takes no smaller input."""
+    row = known.get(key, {})
+    if not row or not (set(checks) <= row.keys() or "error" in row or "skipped" in row):
+        row = known[key] = forked(*key, checks, arguments.gibibytes)
+        with (arguments.out / "slim.jsonl").open("a") as file:
+            print(json.dumps(row), file=file)
+        print(summary(row), flush=True)
+    if "skipped" in row:
+        run_one(arguments, known, (*key[:2], "default"), checks)
 
 
 def summary(row):
@@ -217,46 +261,63 @@ def holds(row, check):
 
 def table(out):
     """Print docs/coverage.md from the lines so far."""
-    with (out / "slim.jsonl").open() as file:
-        rows = [row for row in map(json.loads, file) if "skipped" not in row]
+    rows = [row for row in rows_by_key(out).values() if "skipped" not in row]
+    names = [row["name"] for row in listed(out)]
     print(HEAD)
-    for rate, size in sorted({(row["rate"], row["size"]) for row in rows}):
-        group = [row for row in rows if (row["rate"], row["size"]) == (rate, size)]
-        tried = [check for check in CHECKS if any(check in row for row in group)]
-        counts = [sum(holds(row, check) for row in group) if check in tried else "" for check in CHECKS]
-        same = sum(row.get("same_class", False) for row in group)
-        full = sum(row.get("whole") == [] for row in group)
-        ratios = [row["ratio"] for row in group if "ratio" in row]
-        cells = [rate, size, len(group), same, full, *counts, f"{sum(ratios) / len(ratios):.3f}"]
-        print("| " + " | ".join(map(str, cells)) + " |")
+    for which in ("smallest", "middle", "all"):
+        among = set(chosen(out, which))
+        for rate, size in sorted({(row["rate"], row["size"]) for row in rows}):
+            group = [r for r in rows if (r["rate"], r["size"]) == (rate, size) and r["name"] in among]
+            if group and (which != "all" or len(group) > len(among) / 5):
+                print(line(which, rate, size, group))
+    print(
+        f"\nOf the {len(names):,} names, {len({r['name'] for r in rows if r['rate'] == 0.5}):,} were run at rate 0.5."
+    )
     seconds = sorted(row["seconds"] for row in rows if "seconds" in row)
     median, most = seconds[len(seconds) // 2], seconds[len(seconds) * 95 // 100]
-    print(
-        f"\nThe analysis took {median:.1f} s in the median, {most:.1f} s at the 95th percentile and {seconds[-1]:.1f} s"
-    )
-    print("at most.\n\n## What does not hold\n")
+    print(f"The analysis took {median:.1f} s of one core in the median, {most:.1f} s at the 95th percentile and")
+    print(f"{seconds[-1]:.1f} s at most.\n\n## What does not hold\n")
     print("| model | module | rate | input | what |")
     print("|---|---|---|---|---|")
     for row in rows:
-        what = [row["error"]] if "error" in row else []
-        what += [f"{width} stays whole at {where}: {reason}" for width, reason, where in row.get("whole", [])]
-        what += [
-            f"not {check}: {row.get(f'{check}_error') or row[check]}"
-            for check in CHECKS
-            if check in row and not holds(row, check)
-        ]
+        what = shortcomings(row)
         if what:
             cells = [row["name"], row["module"], row["rate"], row["size"], "; ".join(what).replace("|", "/")]
             print("| " + " | ".join(map(str, cells)) + " |")
+
+
+def line(which, rate, size, group):
+    """Return one line of the table."""
+    counts = []
+    for check in CHECKS:
+        tried = [row for row in group if check in row]
+        held = sum(holds(row, check) for row in tried)
+        counts.append("" if not tried else held if len(tried) == len(group) else f"{held} of {len(tried)}")
+    same = sum(row.get("same_class", False) for row in group)
+    full = sum(row.get("whole") == [] for row in group)
+    ratios = [row["ratio"] for row in group if "ratio" in row]
+    cells = [which, rate, size, len(group), same, full, *counts, f"{sum(ratios) / len(ratios):.3f}"]
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def shortcomings(row):
+    """Return what of a row does not hold, in words."""
+    what = [row["error"]] if "error" in row else []
+    what += [f"{width} stays whole at {where}: {reason}" for width, reason, where in row.get("whole", [])]
+    return what + [
+        f"not {check}: {row.get(f'{check}_error') or row[check]}"
+        for check in CHECKS
+        if check in row and not holds(row, check)
+    ]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["list", "run", "table"])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--models", default="smallest")
+    parser.add_argument("--models", help="by default the whole plan, whatever the next three say")
     parser.add_argument("--rates", type=float, nargs="+", default=[0.5])
-    parser.add_argument("--sizes", nargs="+", choices=["small", "default"], default=["small"])
+    parser.add_argument("--size", choices=["small", "default"], default="small")
     parser.add_argument("--checks", nargs="*", choices=CHECKS, default=list(CHECKS))
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no model after this time")
     parser.add_argument("--gibibytes", type=int, default=20)

@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import nn
 
-from pml_extensions.evolution import KELS, WELS, KnowledgeEvolution, TracingError, find_weights, load_slim, save_slim
+from pml_extensions.evolution import KELS, KnowledgeEvolution, find_weights
 
 spec = importlib.util.spec_from_file_location("slim_checks", Path(__file__).with_name("slim_checks.py"))
 slim_checks = importlib.util.module_from_spec(spec)
@@ -158,35 +158,6 @@ def test_user_model_is_untouched_and_random_state_unread():
     assert not pointers & {p.data_ptr() for p in slim.parameters()}
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
-def test_slim_keeps_timms_contract(name):
-    model = timm.create_model(name).eval()
-    split = KELS(0.5)
-    slim = split.slim(model).eval()
-    x = torch.randn(2, *model.pretrained_cfg["input_size"])
-    assert type(slim) is type(model)
-    features = slim.forward_features(x)
-    assert features.shape[-1 if features.ndim == 3 else 1] == slim.num_features
-    assert slim.forward_head(features, pre_logits=True).shape[-1] == slim.head_hidden_size
-    torch.testing.assert_close(slim.forward_head(features), slim(x))
-    intermediates = slim.forward_intermediates(x, intermediates_only=True)
-    channels = [entry["num_chs"] for entry in slim.feature_info]
-    assert [t.shape[1] for t in intermediates][-len(channels) :] == channels[-len(intermediates) :]
-    assert slim.get_classifier().in_features == slim.head_hidden_size
-    for again in (copy.deepcopy(slim), pickle.loads(pickle.dumps(slim))):  # noqa: S301
-        assert torch.equal(again(x), slim(x))
-    slim.reset_classifier(3)
-    assert slim(x[:1]).shape == (1, 3)
-    slim.train()(x).square().mean().backward()
-    assert all(p.grad is not None for p in slim.parameters())
-
-
-def test_export():
-    slim = KELS(0.5, example_input=at(64)).slim(timm.create_model("test_resnet").eval())
-    x = torch.randn(2, 3, 64, 64)
-    torch.testing.assert_close(torch.export.export(slim, (x,)).module()(x), slim(x))
-
-
 def test_headless_model_keeps_its_embedding_and_fused_attention_agrees():
     model = timm.create_model("test_vit", num_classes=0).eval()
     slim = KELS(0.5).slim(model)
@@ -226,59 +197,13 @@ def test_a_width_that_cannot_be_narrowed_stays_whole_and_is_listed():
     assert "test_kels.py" in line
 
 
-def test_save_and_load(tmp_path):
-    model = timm.create_model("test_resnet", num_classes=5, in_chans=1).eval()
-    slim = KELS(0.5).slim(model)
-    path = tmp_path / "slim.safetensors"
-    save_slim(slim, path)
-    x = torch.randn(2, 1, 64, 64)
-    assert torch.equal(load_slim(path)(x), slim(x))
-    slim.reset_classifier(2)
-    save_slim(slim, path)
-    assert load_slim(path)(x).shape == (2, 2)
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="no complete safetensors"):
-        load_slim(path)
-    with pytest.raises(FileNotFoundError, match="save_slim"):
-        load_slim(tmp_path / "none")
-    with pytest.raises(TypeError, match="must come from"):
-        save_slim(model, path)
-
-
-def test_foreign_file(tmp_path):
-    from safetensors.torch import save_file
-
-    save_file({"a": torch.zeros(1)}, tmp_path / "a")
-    with pytest.raises(ValueError, match="not written by save_slim"):
-        load_slim(tmp_path / "a")
-    with pytest.raises(ValueError, match="timm architecture"):
-        save_slim(KELS(0.5, example_input=at(8)).slim(Branches()), tmp_path / "b")
-
-
-class DependsOnData(nn.Linear):
-    def forward(self, x):
-        return super().forward(x if x.sum() > 0 else -x)
-
-
-def test_errors():
-    with pytest.raises(ValueError, match="rate must lie in"):
-        KELS(0)
+def test_errors_of_the_settings():
     with pytest.raises(TypeError, match="rate must be a number"):
         KELS("half")
     with pytest.raises(ValueError, match="multiple must be 1 or more"):
         KELS(0.5, 0)
     with pytest.raises(TypeError, match="multiple must be an int"):
         KELS(0.5, 2.0)
-    with pytest.raises(TracingError, match="example_input is needed"):
-        KELS(0.5)(nn.Linear(3, 2))
-    with pytest.raises(TracingError, match=r"submodule '1'.*depends on data"):
-        KELS(0.5, example_input=torch.zeros(2, 3))(nn.Sequential(nn.Linear(3, 4), DependsOnData(4, 2)))
-    with pytest.raises(TracingError, match="could not be traced"):
-        KELS(0.5, example_input=torch.zeros(2, 5))(nn.Linear(3, 2))
-    with pytest.raises(TypeError, match="has no slim network"):
-        KnowledgeEvolution(nn.Linear(30, 20), WELS(0.5)).slim()
-    with pytest.raises(TypeError, match="must not be compiled"):
-        KELS(0.5, example_input=torch.zeros(2, 3))(torch.compile(nn.Linear(3, 2)))
 
 
 def test_ceil_of_every_width():

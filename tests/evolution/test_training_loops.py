@@ -90,6 +90,21 @@ def test_timms_ema_copy_follows_the_reset(net):
         assert not torch.equal(ema.module[4].weight, net[4].weight)
 
 
+def test_an_ema_copy_of_its_own_is_reset_alike(net):
+    """Same split and seed: the average of the fit-hypothesis is kept, the reset-hypothesis is the model's."""
+    ema = ModelEmaV3(net, decay=0.9)
+    ke, averaged = (KnowledgeEvolution(model, WELS(0.5), seed=4) for model in (net, ema.module))
+    step(net, torch.optim.SGD(net.parameters(), lr=0.1), torch.randn(4, 3, 3, 3))
+    ema.update(net)
+    average = ema.module[4].weight.clone()
+    ke.reset()
+    averaged.reset()
+    keep = ke.masks["4.weight"]
+    assert torch.equal(ema.module[4].weight[~keep], net[4].weight[~keep])
+    assert torch.equal(ema.module[4].weight[keep], average[keep])
+    assert not torch.equal(average[keep], net[4].weight[keep])
+
+
 def test_pmls_trainer_runs_each_generation():
     torch.manual_seed(0)
     trunk = nn.Sequential(nn.Flatten(), nn.Linear(12, 8))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 
 from pml_extensions.evolution.checks import check_model
+from pml_extensions.evolution.sharding import is_sharded
 from pml_extensions.evolution.slim_recipe import recipe
 from pml_extensions.evolution.summary import SlimSummary
 from pml_extensions.evolution.weights import find_weights
@@ -67,11 +68,12 @@ class KELS:
 
     def __call__(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the masks of ``model``, which is not touched."""
-        widths = self.widths(model)
-        return {
-            name: _mask(weight, widths, name)
-            for name, weight in find_weights(model, self.example_input).weights.items()
-        }
+        return self.masks(model, self.widths(model))
+
+    def masks(self, model: nn.Module, widths: Widths) -> dict[str, Tensor]:
+        """Return the masks that belong to widths found before."""
+        weights = find_weights(model, self.example_input).weights
+        return {name: _mask(weight, widths, name) for name, weight in weights.items()}
 
     def widths(self, model: nn.Module) -> Widths:
         """Return what the analysis of ``model`` found: what is kept of each tensor, and what stayed whole and why."""
@@ -79,6 +81,11 @@ class KELS:
         if isinstance(model, (OptimizedModule, torch.jit.ScriptModule)):
             raise TypeError(
                 f"model must not be compiled, got {type(model).__name__}; split the original and compile it afterwards"
+            )
+        if any(map(is_sharded, model.parameters())):
+            raise ValueError(
+                "model must not be sharded yet; make the KnowledgeEvolution before fully_shard, and cut the slim "
+                "network from a dense copy with the full state dict"
             )
         return analyse(model, stand_in_inputs(model, self.example_input), self.rate, self.multiple)
 

@@ -27,6 +27,7 @@ class LaterLayers:
         Called with a model, the masks: name of each weight -> bool tensor of its shape, True = fit-hypothesis.
 
     Raises:
+        TypeError: if ``first`` is no name.
         ValueError: when called with a model that has no such layer, or no weights from there on.
 
     Example:
@@ -39,6 +40,10 @@ class LaterLayers:
 
     first: str
     example_input: ExampleInput = field(default=None, repr=False, compare=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.first, str):
+            raise TypeError(f"first must be a str, the name of a layer, got {type(self.first).__name__}")
 
     def __call__(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the masks of ``model``."""

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from pml_extensions.evolution.checks import check_rate
+from pml_extensions.evolution.sharding import whole
 from pml_extensions.evolution.weights import ExampleInput, find_weights
 
 __all__ = ["Magnitude"]
@@ -12,7 +14,7 @@ __all__ = ["Magnitude"]
 
 def largest(weight: Tensor, count: int) -> Tensor:
     """Return a mask of the ``count`` elements of largest magnitude; of equal ones, the first."""
-    size = weight.detach().abs().flatten().cpu()
+    size = whole(weight.detach()).abs().flatten().cpu()
     if count == 0:
         return torch.zeros(weight.shape, dtype=torch.bool)
     threshold = size.kthvalue(size.numel() - count + 1).values
@@ -36,6 +38,7 @@ class Magnitude:
         Called with a model, the masks: name of each weight -> bool tensor of its shape, True = fit-hypothesis.
 
     Raises:
+        TypeError: if ``rate`` is no number.
         ValueError: if ``rate`` is out of range.
 
     Example:
@@ -49,8 +52,7 @@ class Magnitude:
     example_input: ExampleInput = field(default=None, repr=False, compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate <= 1:
-            raise ValueError(f"rate must lie in (0, 1], got {self.rate}")
+        check_rate(self.rate)
 
     def __call__(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the masks of ``model``."""

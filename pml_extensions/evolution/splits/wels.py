@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from pml_extensions.evolution.checks import check_rate, check_seed
 from pml_extensions.evolution.draws import generator_for
 from pml_extensions.evolution.weights import ExampleInput, find_weights
 
@@ -28,6 +29,7 @@ class WELS:
         Called with a model, the masks: name of each weight -> bool tensor of its shape, True = fit-hypothesis.
 
     Raises:
+        TypeError: if ``rate`` is no number or ``seed`` no integer.
         ValueError: if ``rate`` is out of range.
 
     Example:
@@ -43,8 +45,8 @@ class WELS:
     example_input: ExampleInput = field(default=None, repr=False, compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate <= 1:
-            raise ValueError(f"rate must lie in (0, 1], got {self.rate}")
+        check_rate(self.rate)
+        check_seed(self.seed)
 
     def __call__(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the masks of ``model``."""

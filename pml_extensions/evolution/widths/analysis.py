@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from pml_extensions.evolution.widths.axes import Axis, Cat, Leaf, Reason, kept, leaves, resolve, size, slim_size
+from pml_extensions.evolution.widths.fixing import fix_what_follows
 from pml_extensions.evolution.widths.forward import Watched, watch
 from pml_extensions.evolution.widths.integers import Attribute, Equation, Size
 from pml_extensions.evolution.widths.locations import TracingError
@@ -65,6 +66,7 @@ def analyse(model: nn.Module, inputs: tuple[Any, ...], rate: float, multiple: in
     watched = watch(model, inputs)
     trace = watched.trace
     trace.equations.extend(Equation(attribute, "==", Size(axis)) for attribute, axis in watched.tells.items())
+    fix_what_follows(trace.equations)
     targets = wanted_sizes(trace, rate, multiple)
     solution = solve(conditions_of(trace.equations, targets.keys()), targets)
     for leaf, reason in solution.frozen.items():

@@ -31,7 +31,7 @@ def cut(model: nn.Module, widths: Widths) -> Any:
     modules = dict(slim.named_modules())
     for (path, name), places in widths.changes().items():
         held = modules[path].__dict__
-        if hasattr(held[name], "info"):  # timm's FeatureInfo keeps its list there
+        if hasattr(held[name], "info"):  # an object of timm's that keeps its list there
             held[name].info = with_integers(held[name].info, places)
         else:
             held[name] = with_integers(held[name], places)

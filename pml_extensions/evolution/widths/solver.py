@@ -3,7 +3,8 @@
 Most systems hold at the targets as they are. Where they do not (96 channels at rate 0.3 are 29, which three heads do
 not divide), sizes are repaired: the change of one leaf, or of two, that satisfies the most conditions at the least
 relative cost, again and again. What cannot be repaired is frozen at its dense size, with the condition as the reason;
-with every leaf at its dense size all conditions hold, so the search ends.
+with every leaf at its dense size all conditions hold, so the search ends. Leaves that a condition equates with a sum or
+product of others follow those, and are not searched.
 """
 
 import itertools
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 
 from pml_extensions.evolution.widths.axes import Leaf, Reason
 from pml_extensions.evolution.widths.integers import Attribute
-from pml_extensions.evolution.widths.system import Condition, Term, Variable, eliminate, value_of, variables
+from pml_extensions.evolution.widths.system import Condition, Term, Tie, Variable, eliminate, tie, value_of, variables
 
 _REACH = 72  # how far from its present size a leaf is moved in one step
 _MISFIT = "its slim size fits no other that the code ties it to"
@@ -66,7 +67,7 @@ def _solve_component(conditions: list[Condition], solution: Solution) -> None:
     targets = {leaf: n for leaf, n in solution.sizes.items() if leaf in names}
     if not targets:  # attributes alone: their dense values satisfy everything
         return
-    search = _Search(conditions, targets)
+    search = _Search(*tie(conditions), targets)
     search.run()
     solution.sizes.update(search.sizes)
     solution.attributes.update(search.attributes)
@@ -82,10 +83,11 @@ def variables_of(condition: Condition) -> Iterator[Variable]:
 class _Search:
     """The repair of one component."""
 
-    def __init__(self, conditions: list[Condition], targets: dict[Leaf, int]) -> None:
+    def __init__(self, ties: dict[Leaf, Tie], conditions: list[Condition], targets: dict[Leaf, int]) -> None:
+        self.ties = ties
         self.conditions = conditions
-        self.targets = dict(targets)
-        self.sizes = dict(targets)
+        self.targets = targets
+        self.sizes = {leaf: n for leaf, n in targets.items() if leaf not in ties}
         self.frozen: dict[Leaf, Reason] = {}
         self.moved: dict[Leaf, str] = {}
         self.attributes: dict[Attribute, int] = {}
@@ -93,17 +95,24 @@ class _Search:
     def run(self) -> None:
         while violated := self.violations(self.sizes):
             if len(self.frozen) == len(self.sizes):  # everything is dense, and so are the attributes
-                return
+                break
             move = self.best_move(violated)
             if move is None:
                 self.freeze_one(violated[0])
             else:
                 self.sizes.update(move)
                 self.moved.update(dict.fromkeys(move, violated[0].where))
-        for leaf, where in self.moved.items():
-            if self.sizes[leaf] == leaf.size:
-                self.frozen.setdefault(leaf, Reason(_MISFIT, where))
         self.attributes = determine(self.conditions, self.sizes)
+        self.sizes = self.with_ties(self.sizes)
+        for leaf, n in self.sizes.items():
+            if self.targets[leaf] < n == leaf.size:
+                where = self.ties[leaf].where if leaf in self.ties else self.moved.get(leaf, "")
+                self.frozen.setdefault(leaf, Reason(_MISFIT, where))
+
+    def with_ties(self, sizes: Mapping[Leaf, int]) -> dict[Leaf, int]:
+        """Return sizes of the free leaves together with those of the leaves that follow them."""
+        values = _joined(sizes, {})
+        return {**sizes, **{leaf: value_of(tie.term, values) for leaf, tie in self.ties.items()}}
 
     def violations(self, sizes: Mapping[Leaf, int]) -> list[Condition]:
         values = _joined(sizes, determine(self.conditions, sizes))
@@ -134,7 +143,7 @@ class _Search:
 
     def score(self, move: Mapping[Leaf, int]) -> tuple[int, float]:
         sizes = {**self.sizes, **move}
-        cost = sum(self.cost(leaf, n) for leaf, n in sizes.items())
+        cost = sum(self.cost(leaf, n) for leaf, n in self.with_ties(sizes).items())
         return len(self.violations(sizes)), cost
 
     def cost(self, leaf: Leaf, n: int) -> float:

@@ -78,15 +78,11 @@ class ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch i
     def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Look at one operation that has run; nothing to do here."""
 
-    def depends_on_values(self, tensor: Tensor) -> bool:
-        """Tell whether a tensor stands for values that are not computed."""
-        return tensor in self._unknown
-
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         packet = func.overloadpacket
         if packet in _SHAPE_OF_OPERAND or not any(t in self._unknown for t in tensors_in((args, kwargs))):
             return func(*args, **kwargs)
-        if packet in _NEEDS_VALUES:
+        if packet in _NEEDS_VALUES or (packet is aten.index and any(map(self._unknown_mask, tensors_in(args[1])))):
             raise TracingError(
                 f"{func} needs the values of an activation or a weight: control flow that depends on data"
             )
@@ -100,6 +96,9 @@ class ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch i
         for tensor in tensors_in(out):
             self._unknown[tensor] = True
         return out
+
+    def _unknown_mask(self, tensor: Tensor) -> bool:
+        return tensor.dtype == torch.bool and tensor in self._unknown
 
     def _written(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Leave an operation in place undone: its result is the tensor that it would have written to."""

@@ -1,6 +1,6 @@
 """Equations over leaves and attributes, brought into their smallest form: what remains for the solver to satisfy."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -114,11 +114,21 @@ def conditions_of(equations: Iterable[Equation], narrowed: Collection[Leaf]) -> 
     return list(found.values())
 
 
-def substitute(term: Term, definitions: Mapping[Attribute, Term]) -> Term:
-    """Return a term with the defined attributes replaced."""
+def substitute(term: Term, definitions: Mapping[Any, Term]) -> Term:
+    """Return a term with the defined attributes or leaves replaced."""
     if isinstance(term, tuple):
         return build(term[0], substitute(term[1], definitions), substitute(term[2], definitions))
-    return definitions.get(term, term) if isinstance(term, Attribute) else term
+    return term if isinstance(term, int) else definitions.get(term, term)
+
+
+def substitute_all(conditions: Iterable[Condition], definitions: Mapping[Any, Term]) -> list[Condition]:
+    """Return the conditions with definitions put in, without those that hold by themselves and without repetitions."""
+    remaining: dict[tuple[Any, ...], Condition] = {}
+    for c in conditions:
+        new = Condition(c.relation, substitute(c.left, definitions), substitute(c.right, definitions), c.where)
+        if not new.trivial():
+            remaining.setdefault(new.key(), new)
+    return list(remaining.values())
 
 
 def eliminate(conditions: list[Condition]) -> tuple[dict[Attribute, Term], list[Condition]]:
@@ -130,12 +140,7 @@ def eliminate(conditions: list[Condition]) -> tuple[dict[Attribute, Term], list[
     definitions: dict[Attribute, Term] = {}
     while fresh := _definitions(conditions, definitions):
         definitions.update(fresh)
-        remaining: dict[tuple[Any, ...], Condition] = {}
-        for c in conditions:
-            new = Condition(c.relation, substitute(c.left, fresh), substitute(c.right, fresh), c.where)
-            if not new.trivial():
-                remaining.setdefault(new.key(), new)
-        conditions = list(remaining.values())
+        conditions = substitute_all(conditions, fresh)
     return definitions, conditions
 
 
@@ -147,3 +152,47 @@ def _definitions(conditions: list[Condition], known: Mapping[Attribute, Term]) -
             if bare and not any(isinstance(v, Attribute) for v in variables(term)):
                 fresh.setdefault(attribute, term)
     return fresh
+
+
+@dataclass(frozen=True)
+class Tie:
+    """A leaf whose slim size is that of a term of other leaves, with the line of the model's code that demands it."""
+
+    leaf: Leaf
+    term: Term
+    where: str
+
+
+def tie(conditions: list[Condition]) -> tuple[dict[Leaf, Tie], list[Condition]]:
+    """Take leaves that some condition equates with a sum or product of others out of all others, the largest first.
+
+    Returns:
+        The ties, and the conditions that remain, in leaves that are free.
+    """
+    ties: dict[Leaf, Tie] = {}
+    while found := max(_ties(conditions), key=lambda t: t.leaf.size, default=None):
+        one = {found.leaf: found.term}
+        ties = {leaf: Tie(leaf, substitute(t.term, one), t.where) for leaf, t in ties.items()}
+        ties[found.leaf] = found
+        conditions = substitute_all(conditions, one)
+    return ties, conditions
+
+
+def _ties(conditions: Iterable[Condition]) -> Iterator[Tie]:
+    for c in conditions:
+        left, right = _without_common_factor(c.left, c.right)
+        for leaf, term in ((left, right), (right, left)):
+            if c.relation == "==" and isinstance(leaf, Leaf) and _is_sum_of_leaves(term):
+                yield Tie(leaf, term, c.where)
+
+
+def _without_common_factor(left: Term, right: Term) -> tuple[Term, Term]:
+    both = isinstance(left, tuple) and isinstance(right, tuple) and left[0] == right[0] == "*"
+    return (left[2], right[2]) if both and left[1] == right[1] and isinstance(left[1], int) else (left, right)
+
+
+def _is_sum_of_leaves(term: Term) -> bool:
+    """Tell whether a term is made of leaves by sums and products, so that it is smaller when they are."""
+    if isinstance(term, tuple):
+        return term[0] in {"+", "*"} and all(isinstance(t, int) or _is_sum_of_leaves(t) for t in term[1:])
+    return isinstance(term, Leaf)

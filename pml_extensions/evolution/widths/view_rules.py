@@ -77,10 +77,6 @@ def _repeat(call: Call) -> Axes:
 
 @rule(aten.select)
 def _select(call: Call) -> Axes:
-    return _without_dimension(call)
-
-
-def _without_dimension(call: Call) -> Axes:
     axes, d = call.axes(), call.dim()
     call.freeze(axes[d], "single entries of it are picked")
     return axes[:d] + axes[d + 1 :]
@@ -88,7 +84,9 @@ def _without_dimension(call: Call) -> Axes:
 
 @rule(aten.unbind)
 def _unbind(call: Call) -> list[Axes]:
-    return [_without_dimension(call)] * len(call.out)
+    axes, d = call.axes(), call.dim()
+    call.freeze(axes[d], "it joins parts of one entry each", by_design=True)
+    return [axes[:d] + axes[d + 1 :]] * len(call.out)
 
 
 def cut(call: Call, axis: Axis, start: int, stop: int) -> Axis:

@@ -1,0 +1,201 @@
+"""What a user of timm or torch does with a model, done with the slim one: methods, compilers, files, other sizes."""
+
+import copy
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import timm.layers
+import torch
+import torchvision
+from torch import nn
+
+from pml_extensions.evolution import KELS, KnowledgeEvolution
+
+sys.path.append(str(Path(__file__).parent))
+import slim_checks
+
+QUICK = ("test_resnet", "test_vit", "test_convnext", "test_efficientnet")
+MORE = (
+    "test_nfnet", "test_mambaout", "edgenext_xx_small", "regnetx_002", "ghostnet_050", "repvit_m1",
+    "xcit_nano_12_p8_224", "levit_128s", "swin_tiny_patch4_window7_224", "deit_tiny_patch16_224", "ecaresnet26t",
+    "tf_efficientnet_cc_b0_4e", "mobilenetv3_small_050",
+)  # fmt: skip
+FEW = ("test_resnet", "test_vit")
+ALL = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)]
+
+
+def slim_of(name, rate=0.5, **kwargs):
+    torch.manual_seed(0)
+    model = timm.create_model(name, **kwargs).eval()
+    return model, KELS(rate).slim(model).eval()
+
+
+def images(model, batch=2):
+    return torch.randn(batch, *model.pretrained_cfg["input_size"])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_slim_keeps_timms_contract(name):
+    model, slim = slim_of(name)
+    x = images(model)
+    assert type(slim) is type(model)
+    features = slim.forward_features(x)
+    assert features.ndim == model.forward_features(x).ndim
+    channels_last = features.ndim < 4 or str(getattr(model, "output_fmt", "NCHW")).endswith("NHWC")
+    assert features.shape[-1 if channels_last else 1] == slim.num_features
+    assert slim.forward_head(features, pre_logits=True).shape[-1] == slim.head_hidden_size
+    torch.testing.assert_close(slim.forward_head(features), slim(x))
+    classifier = slim.get_classifier()
+    if isinstance(classifier, nn.Linear):
+        assert classifier.in_features == slim.head_hidden_size
+    if hasattr(slim, "forward_intermediates"):
+        intermediates = slim.forward_intermediates(x, intermediates_only=True)
+        channels = [entry["num_chs"] for entry in slim.feature_info]
+        assert [t.shape[1] for t in intermediates][-len(channels) :] == channels[-len(intermediates) :]
+    for again in (copy.deepcopy(slim), pickle.loads(pickle.dumps(slim))):  # noqa: S301
+        assert torch.equal(again(x), slim(x))
+    slim.reset_classifier(3)
+    assert slim(x[:1]).shape == (1, 3)
+    slim.train()(x).square().mean().backward()
+    assert all(p.grad is not None for p in slim.parameters())
+
+
+def test_slim_fine_tunes():
+    _, slim = slim_of("test_resnet", num_classes=4)
+    slim.train()
+    x, labels = torch.randn(8, 3, 64, 64), torch.arange(8) % 4
+    optimizer = torch.optim.AdamW(slim.parameters(), 3e-3)
+    losses = []
+    for _ in range(12):
+        loss = nn.functional.cross_entropy(slim(x), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_mambaout"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_slim_is_exact_at_other_batch_and_input_sizes(name, batch):
+    model = timm.create_model(name).eval()
+    split = KELS(0.5, example_input=torch.zeros(2, 3, 64, 64))
+    dense = slim_checks.randomised(model)
+    widths, calls = slim_checks.analyse_recording(split, dense)
+    slim = slim_checks.cut(dense, widths)
+    x = torch.randn(batch, 3, 96, 128, dtype=torch.float64)
+    with torch.no_grad():
+        out = slim(x)
+        with slim_checks.KeptChannels(widths, calls):
+            expected = slim_checks.without_dropped_entries(dense, widths)(x)
+    torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_slim_is_exact_with_fused_and_unfused_attention(fused):
+    model = timm.create_model("test_vit").eval()
+    for block in model.blocks:
+        block.attn.fused_attn = fused
+    split = KELS(0.5)
+    assert split.slim(model).blocks[0].attn.fused_attn is fused
+    assert slim_checks.exactness(model, split)[1] < 1e-9
+
+
+@pytest.mark.parametrize("name", ["test_resnet", pytest.param("test_vit", marks=pytest.mark.slow)])
+def test_slim_compiles(name):
+    model, slim = slim_of(name)
+    x = images(model)
+    compiled = torch.compile(slim, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), slim(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUICK)
+def test_slim_compiles_to_code(name):
+    model, slim = slim_of(name)
+    x = images(model)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(slim)(x), slim(x), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in FEW else [pytest.mark.slow]) for n in (*QUICK, *MORE)]
+)
+def test_slim_exports(name):
+    model, slim = slim_of(name)
+    x = images(model)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.export.export(slim, (x,)).module()(x), slim(x))
+
+
+@pytest.mark.parametrize("name", ["test_resnet", *(pytest.param(n, marks=pytest.mark.slow) for n in QUICK[1:])])
+def test_slim_goes_to_onnx(name, tmp_path):
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    model, slim = slim_of(name)
+    x = images(model)
+    torch.onnx.export(slim, (x,), tmp_path / "slim.onnx", dynamo=True, verbose=False)
+    session = runtime.InferenceSession(tmp_path / "slim.onnx", providers=["CPUExecutionProvider"])
+    (out,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(out), slim(x), rtol=1e-3, atol=1e-4)
+
+
+TORCHVISION = {
+    "resnet18": {}, "mobilenet_v3_small": {}, "shufflenet_v2_x0_5": {}, "squeezenet1_1": {},
+    "vit_b_16": {"image_size": 64}, "densenet121": {}, "swin_t": {}, "convnext_tiny": {}, "regnet_y_400mf": {},
+    "efficientnet_b0": {}, "mnasnet0_5": {}, "googlenet": {"init_weights": False, "aux_logits": False},
+}  # fmt: skip
+IN_THE_DEFAULT_RUN = {"resnet18", "mobilenet_v3_small"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in IN_THE_DEFAULT_RUN else [pytest.mark.slow]) for n in TORCHVISION]
+)
+def test_torchvision(name):
+    model = torchvision.models.get_model(name, weights=None, **TORCHVISION[name]).eval()
+    split = KELS(0.5, example_input=torch.zeros(2, 3, 64, 64))
+    assert split.widths(model).whole == []
+    assert slim_checks.exactness(model, split)[1] < 1e-9
+    slim = split.slim(model)
+    assert type(slim) is type(model)
+    assert sum(p.numel() for p in slim.parameters()) < 0.45 * sum(p.numel() for p in model.parameters())
+
+
+class Encoder(nn.Module):
+    """Text: an embedding, torch's own transformer layer, a mean over tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(20, 16)
+        self.layer = nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, batch_first=True)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, tokens):
+        return self.head(self.layer(self.embedding(tokens)).mean(1))
+
+
+def test_a_module_of_torchs_own_layers_with_tokens_for_input():
+    model = Encoder().train()
+    tokens = torch.randint(20, (2, 7))
+    split = KELS(0.5, example_input=tokens)
+    slim = split.slim(model)
+    assert split.widths(model).whole == []
+    assert (slim.embedding.embedding_dim, slim.layer.self_attn.head_dim, slim.layer.linear1.out_features) == (8, 2, 16)
+    assert slim.training
+    for training in (True, False):
+        assert slim.train(training)(torch.randint(20, (5, 3))).shape == (5, 3)
+
+
+def test_operations_of_the_summary_are_those_of_one_input():
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    summary = KnowledgeEvolution(model, KELS(0.5, example_input=torch.zeros(4, 3))).summary().slim
+    assert summary.dense_operations == 2 * (3 * 8 + 8 * 2)
+    assert summary.slim_operations == 2 * (3 * 4 + 4 * 2)
+    assert summary.dense_parameters == 3 * 8 + 8 + 8 * 2 + 2
+    assert summary.slim_parameters == 3 * 4 + 4 + 4 * 2 + 2
+    assert summary.whole == ()
