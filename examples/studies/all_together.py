@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import timm
 import torch
-from data import Images, digits, halves, zero_shot
+from data import Images, zero_shot, zero_shot_digits
 from measures import accuracy, batches, neighbour_accuracy, retrieval
 from runner import Measures, Setting, Study, main
 from torch import Tensor, nn
@@ -39,8 +39,7 @@ def images(name: str, seed: int) -> tuple[Images, Images, Images]:
     """Return few training images of five classes, other images of these classes, and images of the other five."""
     if name == "Fashion-MNIST":
         return zero_shot(seed, IMAGES, 200)
-    seen, unseen = halves(seed)
-    return *digits(28).classes(seen).divide(IMAGES, seed), digits(28).classes(unseen)
+    return zero_shot_digits(seed, IMAGES)
 
 
 class Loss(nn.Module):

@@ -113,6 +113,12 @@ def zero_shot(seed: int, train_per_class: int, test_per_class: int) -> tuple[Ima
     )
 
 
+def zero_shot_digits(seed: int, train_per_class: int) -> tuple[Images, Images, Images]:
+    """Return training images and all other images of five digits, and all images of the other five."""
+    seen, unseen = halves(seed)
+    return *digits(28).classes(seen).divide(train_per_class, seed), digits(28).classes(unseen)
+
+
 def halves(seed: int) -> tuple[list[int], list[int]]:
     """Return five of ten classes and the other five."""
     classes = torch.randperm(10, generator=torch.Generator().manual_seed(seed)).tolist()

@@ -57,39 +57,56 @@ def differences(axes: Axes, labels: Sequence[str], values: Sequence[Values], con
     axes.invert_yaxis()
 
 
+def beyond(values: Values, control: Values) -> Values:
+    """Return the differences from a control, seed by seed."""
+    return {seed: values[seed] - control[seed] for seed in sorted(values.keys() & control.keys())}
+
+
 def svmax_figure(results: Results) -> Figure:
-    """Draw recall and effective rank by learning rate, a panel a loss."""
+    """Draw by learning rate, a panel a loss: recall beyond the loss alone, and effective rank."""
     figure, axes = panels(len(svmax.LOSSES), rows=2)
-    for place, (measure, loss) in enumerate(itertools.product(("R@1", "effective rank"), svmax.LOSSES)):
-        grid = {
-            name: {
-                rate: results.values(measure, {"loss": loss, "regularizer": name, "learning rate": rate})
-                for rate in svmax.RATES
-            }
+    for upper, lower, loss in zip(axes, axes[len(svmax.LOSSES) :], svmax.LOSSES, strict=False):
+
+        def found(measure: str, name: str, rate: float, loss: str = loss) -> Values:
+            return results.values(measure, {"loss": loss, "regularizer": name, "learning rate": rate})
+
+        gain = {
+            name: {rate: beyond(found("R@1", name, rate), found("R@1", "none", rate)) for rate in svmax.RATES}
             for name in svmax.REGULARIZERS
         }
-        lines(axes[place], grid)
-        axes[place].set(title=loss, xscale="log", xlabel="learning rate", xticks=svmax.RATES)
-    axes[0].set_ylabel("R@1 on new classes, %")
-    axes[len(svmax.LOSSES)].set_ylabel("effective rank on new classes")
-    axes[0].legend(frameon=False, fontsize="small")
+        rank = {
+            name: {rate: found("effective rank", name, rate) for rate in svmax.RATES} for name in svmax.REGULARIZERS
+        }
+        lines(upper, gain)
+        upper.set(title=loss, ylim=(-15, 15), xscale="log", xticks=svmax.RATES)
+        lines(lower, rank)
+        lower.set(xlabel="learning rate", ylim=(0, 32), xscale="log", xticks=svmax.RATES)
+    axes[0].set_ylabel("R@1 beyond the loss alone, points")
+    axes[len(svmax.LOSSES)].set_ylabel("effective rank, of 32")
+    axes[-1].legend(frameon=False, fontsize="small")
     return figure
 
 
 def weight_figure(results: Results) -> Figure:
-    """Draw recall by the regularizer's weight."""
+    """Draw by the regularizer's weight: recall beyond the loss alone."""
     chosen = list(dict.fromkeys(setting["loss"] for setting in svmax.WEIGHT.settings))
     figure, axes = panels(len(chosen), 4)
     for axis, loss in zip(axes, chosen, strict=True):
         base = {"loss": loss, "learning rate": 0.1}
+        control = results.values("R@1", {**base, "regularizer": "none"})
         grid = {
-            name: {w: results.values("R@1", {**base, "regularizer": name, "weight": w}) for w in weights}
+            name: {
+                w: beyond(results.values("R@1", {**base, "regularizer": name, "weight": w}), control)
+                for w in svmax.WEIGHTS
+            }
             for name in svmax.REGULARIZERS
-            for weights in [(0.0,) if name == "none" else svmax.WEIGHTS]
+            if name != "none"
         }
+        axis.axhline(0, color="grey", linewidth=1)
         lines(axis, grid)
-        axis.set(title=loss, xscale="log", xlabel="weight", ylabel="R@1 on new classes, %")
-    axes[-1].legend(frameon=False, fontsize="small")
+        axis.set(title=loss, xscale="log", xlabel="weight", ylim=(-15, 15))
+    axes[0].set_ylabel("R@1 beyond the loss alone, points")
+    axes[0].legend(frameon=False, fontsize="small", loc="lower left")
     return figure
 
 
@@ -108,33 +125,41 @@ def head_figure(results: Results) -> Figure:
 
 
 def evolution_figure(results: Results, *settings: dict[str, object]) -> Figure:
-    """Draw the score by generation, full size and slim."""
-    figure, axes = panels(2 * len(settings), 3.6)
+    """Draw by generation, of the settings that were run: the score beyond that of the control of the same size."""
+    settings = tuple(base for base in settings if results.values("dense 1", base))
+    figure, axes = panels(2 * len(settings), 4)
     generations = range(1, evolution.GENERATIONS + 1)
-    for index, base in enumerate(settings):
-        for axis, size in zip(axes[2 * index : 2 * index + 2], ("dense", "slim"), strict=True):
-            grid = {
-                m: {g: results.values(f"{size} {g}", {**base, "method": m}) for g in generations}
-                for m in evolution.METHODS
-                if (m in {"KELS", evolution.ALONE}) or size == "dense"
-            }
-            lines(axis, grid)
-            title = "the network" if size == "dense" else "of the slim size"
-            axis.set(title=f"{base['regularization']}: {title}", xlabel="generation", xticks=list(generations))
-            axis.legend(frameon=False, fontsize="x-small", loc="lower right")
-    axes[0].set_ylabel("score, %")
+    for base, panel in itertools.product(settings, (0, 1)):
+        axis = axes[2 * settings.index(base) + panel]
+        size, control, methods = (
+            ("dense", evolution.LONG, [evolution.RESTARTS, *evolution.SPLITS]),
+            ("slim", evolution.ALONE, ["KELS"]),
+        )[panel]
+        level = results.values(f"{size} {evolution.GENERATIONS}", {**base, "method": control})
+        grid = {
+            m: {g: beyond(results.values(f"{size} {g}", {**base, "method": m}), level) for g in generations}
+            for m in methods
+        }
+        axis.axhline(0, color="grey", linewidth=1)
+        lines(axis, grid)
+        axis.set(title=f"{base['regularization']}, {size}", xlabel="generation", xticks=list(generations))
+        axis.set_ylabel(f"points beyond {control}")
+        axis.legend(frameon=False, fontsize="x-small", loc=("upper left", "lower right")[panel])
     return figure
 
 
 def together_figure(results: Results) -> Figure:
-    """Draw the differences from the plain metric loss in retrieval of new classes."""
-    figure, axes = panels(2, 4.2, 2.8)
-    for axis, data in zip(axes, ("Fashion-MNIST", "digits"), strict=True):
-        own = {m: results.values("R@1, new classes", {"data": data, "method": m}) for m in together.METHODS}
-        control = own.pop("triplet, semi-hard")
-        differences(axis, list(own), list(own.values()), control)
-        axis.set(title=data, xlabel="R@1 on new classes, points beyond the triplet loss")
-    axes[1].set_yticks([])
+    """Draw the differences from the plain metric loss in retrieval of new classes, on the data that were run."""
+    measure, control = "R@1, new classes", "triplet, semi-hard"
+    run = [data for data in ("Fashion-MNIST", "digits") if results.values(measure, {"data": data})]
+    figure, axes = panels(max(1, len(run)), 4.2, 2.8)
+    for axis, data in zip(axes, run, strict=False):
+        own = {m: results.values(measure, {"data": data, "method": m}) for m in together.METHODS}
+        level = own.pop(control)
+        differences(axis, list(own), list(own.values()), level)
+        axis.set(title=data, xlabel="R@1 beyond the triplet loss, points")
+    for axis in axes[1:]:
+        axis.set_yticks([])
     return figure
 
 

@@ -13,12 +13,12 @@ import argparse
 import re
 from pathlib import Path
 
-from figures import figures
 from results import Estimate, Results, difference
 from tables import tables
 
 ROOT = Path(__file__).parents[2]
 PAGES = Path(__file__).parent / "pages"
+MISSING = "not measured yet"
 
 
 def settings(text: str) -> dict[str, str]:
@@ -29,26 +29,27 @@ def settings(text: str) -> dict[str, str]:
 
 def mean(results: Results, measure: str, where: str) -> str:
     """Return a mean with its 95 % interval."""
-    return Estimate.of([*results.values(measure, settings(where)).values()]).text()
+    values = results.values(measure, settings(where))
+    return Estimate.of([*values.values()]).text() if values else MISSING
 
 
-def paired(results: Results, measure: str, where: str, control: str) -> Estimate:
+def paired(results: Results, measure: str, where: str, control: str) -> Estimate | None:
     """Return the paired difference of two settings."""
     chosen = settings(where)
-    change = difference(results.values(measure, chosen), results.values(measure, {**chosen, **settings(control)}))
-    if change is None:
-        raise ValueError(f"too few runs to compare {measure!r} of {where} with {control}")
-    return change
+    return difference(results.values(measure, chosen), results.values(measure, {**chosen, **settings(control)}))
 
 
 def change(results: Results, measure: str, where: str, control: str) -> str:
     """Return the paired difference with its 95 % interval."""
-    return paired(results, measure, where, control).text(sign=True)
+    found = paired(results, measure, where, control)
+    return found.text(sign=True) if found else MISSING
 
 
 def verdict(results: Results, measure: str, where: str, control: str) -> str:
     """Return the paired difference in words; it is clear if its 95 % interval is on one side of zero."""
     found = paired(results, measure, where, control)
+    if found is None:
+        return MISSING
     if not found.p < 0.05:
         return f"no clear difference ({found.text(sign=True)})"
     return f"{'higher' if found.mean > 0 else 'lower'} ({found.text(sign=True)})"
@@ -76,6 +77,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results", help="folder of the CSV files")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "studies", help="folder of the pages")
     arguments = parser.parse_args()
+    from figures import figures  # the texts alone need no matplotlib
+
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, text in pages(arguments.results).items():
         (arguments.out / name).write_text(text)

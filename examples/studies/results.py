@@ -38,6 +38,8 @@ class Results:
     @cached_property
     def provenance(self) -> str:
         """The versions, the number of runs and the seeds, as a sentence."""
+        if not self.rows:
+            return "No runs yet."
         versions = " / ".join(sorted({row["versions"] for row in self.rows}))
         seeds = sorted({int(row["seed"]) for row in self.rows})
         seconds = sum(float(row["seconds"]) for row in self.rows)
@@ -66,7 +68,7 @@ class Estimate:
     def text(self, sign: bool = False, digits: int = 1) -> str:
         """Return "mean ± half"."""
         mean = f"{self.mean:{'+' if sign else ''}.{digits}f}"
-        return mean if math.isnan(self.half) else f"{mean} ± {self.half:.{digits}f}"
+        return mean if math.isnan(self.half) else f"{mean}\u00a0±\u00a0{self.half:.{digits}f}"  # not to be broken
 
 
 def difference(values: Values, control: Values) -> Estimate | None:
@@ -141,6 +143,8 @@ def table(results: Results, title: str, rows: Sequence[Row], columns: Sequence[C
     for row, line in zip(rows, compared(results, rows, columns), strict=True):
         if any(c.estimate for c in line):
             lines.append(f"| {row.label} | {' | '.join(map(str, line))} |")
+    if len(lines) == 2:
+        return f"({title}: not measured yet.)"
     return "\n".join(lines)
 
 

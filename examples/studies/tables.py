@@ -46,6 +46,18 @@ def svmax_tally(results: Results) -> str:
     return "\n".join(lines)
 
 
+def svmax_why_table(results: Results) -> str:
+    """Return SVMax on other images, and in a longer training, each compared with the loss alone."""
+    rows = []
+    for setting in svmax.WHY.settings:
+        base = {name: setting[name] for name in ("data", "steps", "loss")}
+        control = {**base, "regularizer": "none"}
+        label = f"{setting['data']}, {setting['steps']} steps: {setting['loss']}, {setting['regularizer']}"
+        alone = setting["regularizer"] == "none"
+        rows.append(Row(label, {**base, "regularizer": setting["regularizer"]}, None if alone else control))
+    return table(results, "rate 1", rows, [Column(name, name, {}) for name in svmax.MEASURES])
+
+
 def weight_table(results: Results, loss: str, measure: str = "R@1") -> str:
     """Return a measure by the regularizer's weight, compared with the loss alone."""
     alone = {"loss": loss, "regularizer": "none", "learning rate": 0.1, "weight": 0.0}
@@ -148,8 +160,10 @@ def tables(folder: Path) -> dict[str, Callable[[], str]]:
         "svmax recall": lambda: svmax_table(grid, "R@1"),
         "svmax map": lambda: svmax_table(grid, "MAP@R"),
         "svmax rank": lambda: svmax_table(grid, "effective rank"),
+        "svmax why": lambda: svmax_why_table(Results.load(folder, "svmax_why")),
         "weight runs": lambda: weights.provenance,
         "weight contrastive": lambda: weight_table(weights, "contrastive"),
+        "weight rank": lambda: weight_table(weights, "contrastive", "effective rank"),
         "weight triplet": lambda: weight_table(weights, "triplet, hard"),
         "two_head runs": lambda: head.provenance,
         "two_head balanced": lambda: head_table(head, heads.BALANCED),

@@ -118,7 +118,7 @@ def test_tables_show_intervals_and_paired_differences(load):
     found = results.Results(tuple(rows))
     control = {"method": "a"}
     lines = [results.Row("a", control), *(results.Row(m, {"method": m}, control) for m in "bcd")]
-    text = results.table(found, "methods", lines, [results.Column("score", "score", {})])
+    text = results.table(found, "methods", lines, [results.Column("score", "score", {})]).replace("\u00a0", " ")
     paired = stats.ttest_rel(b, a)
     interval = paired.confidence_interval(0.95)
     half = (interval.high - interval.low) / 2
@@ -127,12 +127,15 @@ def test_tables_show_intervals_and_paired_differences(load):
     assert f"| a | {sum(a) / 4:.1f} ± {(one.high - one.low) / 2:.1f} |" in text
     assert "| c | 76.8 ± 14.4 (+4.8 ± 15.1) |" in text
     assert "| d |" not in text
+    assert results.table(found, "nothing", lines[3:], [results.Column("score", "score", {})]).endswith(
+        "not measured yet.)"
+    )
 
 
 def test_a_single_seed_has_no_interval(load):
     results = load("results")
     assert results.Estimate.of([3.0]).text() == "3.0"
-    assert results.Estimate.of([3.0, 3.0]).text(sign=True) == "+3.0 ± 0.0"
+    assert results.Estimate.of([3.0, 3.0]).text(sign=True) == "+3.0\u00a0±\u00a00.0"
     assert results.difference({0: 1.0}, {0: 2.0}) is None
 
 
@@ -195,5 +198,12 @@ def test_the_pages_are_what_the_rows_say(load):
     report = load("report")
     written = {path.name: path.read_text() for path in (report.ROOT / "docs" / "studies").glob("*.md")}
     assert written == report.pages(report.ROOT / "docs" / "results")
-    shown = {name for text in written.values() for name in re.findall(r"\]\((\w+\.png)\)", text)}
-    assert shown == set(report.figures(report.ROOT / "docs" / "results"))
+
+
+def test_the_figures_are_those_that_the_pages_show(load):
+    pytest.importorskip("matplotlib")
+    report = load("report")
+    texts = report.pages(report.ROOT / "docs" / "results").values()
+    shown = {name for text in texts for name in re.findall(r"\]\((\w+\.png)\)", text)}
+    assert shown == set(load("figures").figures(report.ROOT / "docs" / "results"))
+    assert all((report.ROOT / "docs" / "studies" / name).exists() for name in shown)
