@@ -23,7 +23,7 @@ def test_filters():
         start = filter_(filter_.start(2, (3, 3)), (3, 3))
         assert start.shape == (2, 3, 3)
         torch.testing.assert_close(start, start.flip(1, 2))
-    with pytest.raises(ValueError, match="std must be positive, got 0"):
+    with pytest.raises(ValueError, match="std must be positive and finite, got 0"):
         Gaussian(std=0)
 
 
