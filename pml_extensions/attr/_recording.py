@@ -113,7 +113,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch is p
 def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[object]:
     arguments = func._schema.arguments  # noqa: SLF001 - no public way to ask
     values = [*args, *(kwargs.get(argument.name) for argument in arguments[len(args) :])]
-    return [value for argument, value in zip(arguments, values, strict=True) if argument.is_write]
+    aliases = [argument.alias_info for argument in arguments]  # torch 2.4 tells what is written nowhere else
+    return [value for alias, value in zip(aliases, values, strict=True) if alias is not None and alias.is_write]
 
 
 def _memory(tensor: Tensor) -> object:

@@ -54,6 +54,7 @@ def pickled(one):
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("twin_of", [copy.deepcopy, pickled], ids=["copy", "pickle"])
+@pytest.mark.filterwarnings("ignore:You are using `torch.load`:FutureWarning")  # torch 2.4 unpickles tensors so
 def test_copies_do_the_same(name, twin_of):
     case = CASES[name]
     original = case.make()
