@@ -23,7 +23,7 @@ PROCESSES = multiprocessing.get_context("forkserver")  # starts one with the pac
 
 def kill_after_a_while(folder, seconds):
     """Start the training, wait until it trains and then so long again, and kill it; return whether it was running."""
-    process = PROCESSES.Process(target=train_in, args=(folder, 0.005))
+    process = PROCESSES.Process(target=train_in, args=(folder, 0.02))
     process.start()
     while not (folder / "started").exists():
         assert process.is_alive()
@@ -42,7 +42,7 @@ def test_killed_at_random_moments(tmp_path, kills):
     expected = evolve(tmp_path / "undisturbed.pt")
     PROCESSES.set_forkserver_preload(["pml_extensions.evolution"])
     moments = random.Random(0)  # noqa: S311 (when to kill)
-    killed = sum(kill_after_a_while(tmp_path, moments.uniform(0, 1.2 / kills)) for _ in range(kills))
+    killed = sum(kill_after_a_while(tmp_path, moments.uniform(0, 0.8 / kills)) for _ in range(kills))
     assert killed > kills / 2
     finish = PROCESSES.Process(target=train_in, args=(tmp_path, 0.0))
     finish.start()
