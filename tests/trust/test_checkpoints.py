@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from evolve import begin, evolve, train_in, write
+from evolve import begin, train_in, write
 from safetensors.torch import save_file
 from torch import nn
 from watching import assert_untouched, fingerprint
@@ -37,17 +37,23 @@ def kill_after_a_while(folder, seconds):
     return running
 
 
+def trained_to_the_end(folder):
+    """Return the final weights of the training, in a process of its own: other tests may have changed settings here."""
+    folder.mkdir(exist_ok=True)
+    process = PROCESSES.Process(target=train_in, args=(folder, 0.0))
+    process.start()
+    process.join()
+    return torch.load(folder / "final.pt", weights_only=True)
+
+
 @pytest.mark.parametrize("kills", [4, pytest.param(25, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(tmp_path, kills):
-    expected = evolve(tmp_path / "undisturbed.pt")
     PROCESSES.set_forkserver_preload(["pml_extensions.evolution"])
+    expected = trained_to_the_end(tmp_path / "undisturbed")
     moments = random.Random(0)  # noqa: S311 (when to kill)
     killed = sum(kill_after_a_while(tmp_path, moments.uniform(0, 0.8 / kills)) for _ in range(kills))
     assert killed > kills / 2
-    finish = PROCESSES.Process(target=train_in, args=(tmp_path, 0.0))
-    finish.start()
-    finish.join()
-    final = torch.load(tmp_path / "final.pt", weights_only=True)
+    final = trained_to_the_end(tmp_path)
     assert final.keys() == expected.keys()
     assert all(final[name].equal(weight) for name, weight in expected.items())
 
