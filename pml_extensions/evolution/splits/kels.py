@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo import OptimizedModule
 
 from pml_extensions.evolution.checks import check_model
 from pml_extensions.evolution.sharding import is_sharded
@@ -82,7 +81,7 @@ class KELS:
     def widths(self, model: nn.Module) -> Widths:
         """Return what the analysis of ``model`` found: what is kept of each tensor, and what stayed whole and why."""
         check_model(model)
-        if isinstance(model, (OptimizedModule, torch.jit.ScriptModule)):
+        if hasattr(model, "_orig_mod") or isinstance(model, torch.jit.ScriptModule):  # torch.compile's, or scripted
             raise TypeError(
                 f"model must not be compiled, got {type(model).__name__}; split the original and compile it afterwards"
             )
