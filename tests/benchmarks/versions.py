@@ -2,7 +2,7 @@
 
 Run from the root: python tests/benchmarks/versions.py FOLDER [--tests tests/regularizers ...]. FOLDER keeps the two
 virtual environments and one line a finished part in results.txt, so that a second run goes on where the first ended.
-The lowest torch needs a Python for which it was built: 3.10 to 3.12 for torch 2.4.
+Needs Python 3.11 or newer (tomllib), and one for which the lowest torch was built: 3.11 or 3.12 for torch 2.4.
 """
 
 import argparse
