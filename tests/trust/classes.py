@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import timm
@@ -41,9 +42,12 @@ def labels(rows):
     return torch.arange(rows) // 2 % 3
 
 
+one_at_a_time = Lock()  # torch's global generator is the process's
+
+
 def seeded(make):
     def made():
-        with torch.random.fork_rng(devices=[]):
+        with one_at_a_time, torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return make()
 

@@ -18,6 +18,15 @@ CALLS = [50, pytest.param(2000, marks=pytest.mark.slow)]
 X = randn(2, 3, 9, 9)
 
 
+@pytest.fixture(autouse=True)
+def only_new_objects():
+    """Let the garbage collector see what this test makes alone: what others left behind may go at any time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def tensors():
     gc.collect()
     return sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects())
