@@ -36,7 +36,7 @@ def draw(model: nn.Module, rule: ResettingRule, generators: Mapping[str, torch.G
         if not isinstance(drawn, Tensor) or drawn.shape != expected:
             got = tuple(drawn.shape) if isinstance(drawn, Tensor) else type(drawn).__name__
             raise ValueError(f"rule must return new values of shape {expected} for {name!r}, got {got}")
-        return part_of(values.copy_(drawn.detach()), parameter)
+        return part_of(values.copy_(drawn.detach()).to(parameter.dtype), parameter)
 
     any_sharded = any(is_sharded(model.get_parameter(name)) for name in generators)
     threads = 1 if any_sharded else torch.get_num_threads()  # processes gather in the same order; a draw uses one core

@@ -167,7 +167,7 @@ class KnowledgeEvolution:
         differences = []
         for tensor, (name, (_, parameter)) in zip(tensors, parameters.items(), strict=True):
             keep = part_of(masks[name], parameter) if masks[name].ndim else masks[name].to(tensor.device)
-            differences.append(difference(tensor, values.pop(name).to(tensor.dtype), keep))
+            differences.append(difference(tensor, values.pop(name), keep))
         write(tensors, differences)
 
     def state_dict(self) -> dict[str, Any]:
