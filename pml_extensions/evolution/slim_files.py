@@ -36,7 +36,10 @@ def save_slim(slim: nn.Module, path: str | os.PathLike[str], *, model_args: Mapp
     if made is None:
         raise TypeError(f"slim must come from KnowledgeEvolution.slim() or KELS.slim(), got a {type(slim).__name__}")
     if made["architecture"] is None:
-        raise ValueError(f"slim must be of a timm architecture to be made again, got a {type(slim).__name__}")
+        raise ValueError(
+            f"slim must be of a timm architecture to be made again, got a {type(slim).__name__}; "
+            "save its state_dict() and load that into KELS(...).slim(model) of a fresh dense model"
+        )
     arguments = {**made["arguments"], **(model_args or {})}
     metadata = {**made, "arguments": arguments, "num_classes": getattr(slim, "num_classes", None)}
     state = {name: tensor.detach().contiguous().cpu().clone() for name, tensor in slim.state_dict().items()}
