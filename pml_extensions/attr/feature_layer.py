@@ -1,6 +1,6 @@
 """Which layers of a network have places that reach its output, found by running it once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -13,15 +13,19 @@ from pml_extensions.attr.layouts import ChannelsFirst, Layout, find_layout
 __all__ = ["last_feature_layer"]
 
 _SCALE_MATTERS = 1e-3
+_FELT = 1e-2
 
 
 def last_feature_layer(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None = None) -> nn.Module:
     """Return the last layer of a network at which a map says something: the usual ``layer`` of :class:`L2CAF`.
 
-    The network runs once, forward and backward, in eval mode. The last layer wins that has places, whose places reach
-    the output, and after which no normalisation takes a place's scale away. In a vision transformer that pools its
-    class token this is the norm before the last attention; behind it the patches lead nowhere. Layers as wide as
-    ``model.num_features`` (timm's networks have it) come before others.
+    The network runs a few times, forward and backward, in eval mode. The last layer wins that has places, whose places
+    reach the output, and after which no normalisation takes a place's scale away. In a vision transformer that pools
+    its class token this is the norm before the last attention; behind it the patches lead nowhere. Layers as wide as
+    ``model.num_features`` (timm's networks have it) come before others. Where the output does not feel a filter that is
+    even over the last layer, as when a norm follows the pooling (ConvNeXt) or the embedding has unit length, an even
+    map would explain the output best: then it is the last layer before that the whole network passes through and where
+    a filter is felt. A class's map may be taken from the last layer all the same.
 
     Args:
         model: a network that takes images (B, C, H, W) and returns (B, K). Left as it was.
@@ -47,10 +51,10 @@ def last_feature_layer(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | N
     image = cast("tuple[int, int]", tuple(inputs[0].shape[-2:])) if inputs[0].ndim == 4 else None
     with _eval_mode(model):
         visits = [visit for visit in visit_layers(model, lambda: model(*inputs), len(inputs[0]), image) if visit.useful]
-    if not visits:
-        raise ValueError(f"no layer of {type(model).__name__} has places that reach its output")
-    width = getattr(model, "num_features", None)
-    return ([visit for visit in visits if visit.width == width] or visits)[-1].layer
+        if not visits:
+            raise ValueError(f"no layer of {type(model).__name__} has places that reach its output")
+        width = getattr(model, "num_features", None)
+        return _last_that_is_felt(model, inputs, [visit for visit in visits if visit.width == width] or visits).layer
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Visit:
 
     name: str
     layer: nn.Module
+    layout: Layout
     shape: torch.Size
     width: int
     useful: bool
@@ -107,7 +112,7 @@ def visit_layers(
             continue
         width = tensor.shape[1 if isinstance(layout, ChannelsFirst) else -1]
         useful = gradient is not None and why_useless(layout, tensor.detach(), gradient) is None
-        visits.append(Visit(name, layer, tensor.shape, width, useful))
+        visits.append(Visit(name, layer, layout, tensor.shape, width, useful))
     return visits
 
 
@@ -120,6 +125,44 @@ def why_useless(layout: Layout, activation: Tensor, gradient: Tensor) -> str | N
     if size.any() and slope.norm() <= _SCALE_MATTERS * size.norm():
         return "what follows normalises every place by itself, so that its scale does not reach the output"
     return None
+
+
+def _last_that_is_felt(model: nn.Module, inputs: tuple[Tensor, ...], visits: Sequence[Visit]) -> Visit:
+    """Return the last layer if an even filter is felt there, or else the last before it that everything passes."""
+    with torch.no_grad():
+        output = model(*inputs)
+    felt = []
+    for visit in reversed(visits):
+        filtered, everything_passes = _run_with_even_filter(model, inputs, visit)
+        if (filtered - output).norm() > _FELT * output.norm():
+            if visit is visits[-1] or everything_passes:
+                return visit
+            felt.append(visit)
+    return felt[0] if felt else visits[-1]
+
+
+def _run_with_even_filter(model: nn.Module, inputs: tuple[Tensor, ...], visit: Visit) -> tuple[Tensor, bool]:
+    """Return the output with one value of unit norm in all places, and whether all of it passes through the layer."""
+    height, width = visit.layout.grid(visit.shape)
+    even = torch.full((len(inputs[0]), height, width), (height * width) ** -0.5)
+    leaves = tuple(x.detach().requires_grad_() if x.is_floating_point() else x for x in inputs)
+
+    def cut_and_filter(_: nn.Module, __: object, activation: Tensor) -> Tensor:
+        return activation.detach() * visit.layout.spread(even.to(activation), activation.shape)
+
+    handle = visit.layer.register_forward_hook(cut_and_filter)
+    try:
+        with torch.enable_grad():
+            output = model(*leaves)
+    finally:
+        handle.remove()
+    return output.detach(), not _depends_on(output, [leaf for leaf in leaves if leaf.requires_grad])
+
+
+def _depends_on(output: Tensor, leaves: Sequence[Tensor]) -> bool:
+    if not output.requires_grad:
+        return False
+    return any(gradient is not None for gradient in torch.autograd.grad(output.sum(), leaves, allow_unused=True))
 
 
 def per_place(layout: Layout, values: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import statistics
 import warnings
 
 import timm
-from interleaved import interleaved, machine, ratio
+from interleaved import DEVICE, interleaved, machine, ratio
 
 from pml_extensions.evolution import WELS, KnowledgeEvolution, LayerDefault, ShrinkPerturb
 
@@ -18,10 +18,11 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=UserWarning)
     print(machine())
     print()
-    print("| model | M weights | 3 copies, ms | reset / 3 copies | layer default | shrink-perturb | split / build |")
-    print("|---|---|---|---|---|---|---|")
+    rules = "reset / 3 copies | layer default | shrink-perturb"
+    print(f"| model | M weights | masks, MB | 3 copies, ms | {rules} | split / build |")
+    print("|---|---|---|---|---|---|---|---|")
     for name in MODELS:
-        model = timm.create_model(name)
+        model = timm.create_model(name).to(DEVICE)
         weights = [model.get_parameter(key).detach() for key in WELS(0.5)(model)]
         evolutions = {
             "reset": KnowledgeEvolution(model, WELS(0.5)),
@@ -32,7 +33,7 @@ def main() -> None:
             {
                 "copies": lambda weights=weights: [[weight.clone() for weight in weights] for _ in range(3)],
                 **{key: evolution.reset for key, evolution in evolutions.items()},
-                "build": lambda name=name: timm.create_model(name),
+                "build": lambda name=name: timm.create_model(name).to(DEVICE),
                 "split": lambda model=model: KnowledgeEvolution(model, WELS(0.5)),
             },
             rounds=7,
@@ -40,7 +41,9 @@ def main() -> None:
         size = sum(weight.numel() for weight in weights) / 1e6
         copies = 1e3 * statistics.median(samples["copies"])
         ratios = " | ".join(f"{ratio(samples, key, 'copies'):.2f}" for key in evolutions)
-        print(f"| {name} | {size:.1f} | {copies:.0f} | {ratios} | {ratio(samples, 'split', 'build'):.2f} |")
+        masks = sum(mask.nbytes for mask in evolutions["reset"].masks.values()) / 1e6
+        splitting = ratio(samples, "split", "build")
+        print(f"| {name} | {size:.1f} | {masks:.1f} | {copies:.0f} | {ratios} | {splitting:.2f} |")
 
 
 if __name__ == "__main__":

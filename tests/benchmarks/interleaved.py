@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
 
 def seconds(function: Callable[[], object]) -> float:
     """Return the wall time of one call, up to the end of what it started on a GPU."""
-    synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    synchronize = torch.cuda.synchronize if DEVICE == "cuda" else lambda: None
     synchronize()
     start = time.perf_counter()
     function()
@@ -37,5 +39,5 @@ def ratio(samples: Mapping[str, list[float]], name: str, base: str) -> float:
 
 def machine() -> str:
     """Return one line about where the figures come from."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    device = torch.cuda.get_device_name() if DEVICE == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     return f"{device}; torch {torch.__version__}"

@@ -10,7 +10,7 @@ from pathlib import Path
 import timm
 import torch
 from captum.attr import LayerGradCam
-from interleaved import interleaved, machine, ratio
+from interleaved import DEVICE, interleaved, machine, ratio
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
@@ -31,9 +31,9 @@ INNER = [
 
 
 def time_table(batch: int, rounds: int) -> None:
-    model = lite0()
+    model = lite0().to(DEVICE)
     layer = last_feature_layer(model)
-    photos = torch.stack([*photographs(224).values()])
+    photos = torch.stack([*photographs(224).values()]).to(DEVICE)
     x = photos.repeat(-(-batch // len(photos)), 1, 1, 1)[:batch]
     target = model(x).argmax(1)
     explain, grad_cam = L2CAF(model, layer), LayerGradCam(model, layer)
@@ -51,8 +51,9 @@ def time_table(batch: int, rounds: int) -> None:
 def objective_rows(name: str, layer_name: str) -> None:
     torch.manual_seed(0)
     model = lite0() if "ImageNet" in name else timm.create_model(name).eval()
+    model.to(DEVICE)
     layer = model.get_submodule(layer_name) if layer_name else last_feature_layer(model)
-    x = torch.stack([*photographs(224).values()])[:3]
+    x = torch.stack([*photographs(224).values()])[:3].to(DEVICE)
     target = model(x).argmax(1)
     outputs = model(x).shape[1]
     for kind, settings, scales in (("oblivious", {}, (1.0, float(outputs))), ("specific", {"target": target}, (1.0,))):

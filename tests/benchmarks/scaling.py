@@ -132,7 +132,7 @@ def uses(rank: int, world: int, b: int, d: int) -> dict[str, Call]:
 def traffic_table(b: int = 4096, d: int = 128) -> None:
     with tempfile.TemporaryDirectory() as folder:
         spawn(on_rank, args=(folder, b, d), nprocs=max(WORLDS))
-        found = {world: torch.load(Path(folder) / f"{world}-0.pt") for world in sorted(WORLDS)}
+        found = {world: torch.load(Path(folder) / f"{world}-0.pt", weights_only=True) for world in sorted(WORLDS)}
     print(f"\nKiB that each process sends, {b} rows in all, d = {d}, float32\n")
     print("| what | 1 process | 2 processes | 4 processes |\n|---|---|---|---|")
     for name in found[1]:

@@ -12,7 +12,7 @@ import resource
 
 import torch
 import torch.nn.functional as F
-from interleaved import interleaved, machine, ratio
+from interleaved import DEVICE, interleaved, machine, ratio
 from pytorch_metric_learning.losses import TripletMarginLoss
 from pytorch_metric_learning.miners import TripletMarginMiner
 
@@ -77,7 +77,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="*", default=[32, 128, 512, 2048, 4096, 8192])
     parser.add_argument("--memory", type=int, metavar="CLASSES")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=DEVICE)
     arguments = parser.parse_args()
     torch.manual_seed(0)
     if arguments.memory:

@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from interleaved import interleaved, machine, ratio
+from interleaved import DEVICE, interleaved, machine, ratio
 from torch import Tensor
 
 from pml_extensions.regularizers import mean_singular_value
 
-SIZES = ((144, 128), (512, 512), (1024, 512), (4096, 128), (512, 2048))
+SIZES = ("144x128", "512x512", "1024x512", "4096x128", "512x2048")
 BATCHES: dict[str, Callable[[int, int], Tensor]] = {
     "spread": torch.randn,
     "around one point": lambda b, d: torch.randn(1, d) + 0.1 * torch.randn(b, d),
@@ -100,16 +100,17 @@ def row(name: str, b: int, d: int, rounds: int, device: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--sizes", nargs="+", default=SIZES, help="such as 144x128 8192x2048")
     arguments = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     print(f"{machine()}; float32, value and gradient, median of {arguments.rounds}\n")
     print(
         "| batch | ms | svdvals / ours | ours / two products | gradient error, ours | svdvals | plain Gram | memory |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for name in BATCHES:
-        for b, d in SIZES:
-            print(row(name, b, d, arguments.rounds, device), flush=True)
+        for size in arguments.sizes:
+            b, d = map(int, size.split("x"))
+            print(row(name, b, d, arguments.rounds, DEVICE), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The training step of two heads over that of the classifier alone, on the same batches.
 
-    python tests/benchmarks/two_head.py [--model resnet18] [--size 224] [--batch 32]
+    python tests/benchmarks/two_head.py [--model resnet18] [--size 224] [--batch 32] [--bf16]
 
 Prints the median and the quartiles of the ratio over pairs of steps taken in turn.
 """
@@ -11,18 +11,20 @@ import statistics
 import timm
 import torch
 import torch.nn.functional as F
-from interleaved import interleaved, machine
+from interleaved import DEVICE, interleaved, machine
 
 from pml_extensions.losses import TwoHeadLoss
 from pml_extensions.models import TwoHead
 
 
-def stepper(model, loss, images, labels):
+def stepper(model, loss, images, labels, bf16):
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
 
     def step():
         optimizer.zero_grad()
-        loss(model(images), labels).backward()
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+            value = loss(model(images), labels)
+        value.backward()
         optimizer.step()
 
     return step
@@ -34,15 +36,16 @@ def main():
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=DEVICE)
+    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     images = torch.randn(arguments.batch, 3, arguments.size, arguments.size, device=arguments.device)
     labels = torch.arange(arguments.batch, device=arguments.device) // 4
     alone, trunk = (timm.create_model(arguments.model, num_classes=100).to(arguments.device) for _ in range(2))
     steps = {
-        "cross-entropy": stepper(alone, F.cross_entropy, images, labels),
-        "two heads": stepper(TwoHead(trunk), TwoHeadLoss(), images, labels),
+        "cross-entropy": stepper(alone, F.cross_entropy, images, labels, arguments.bf16),
+        "two heads": stepper(TwoHead(trunk), TwoHeadLoss(), images, labels, arguments.bf16),
     }
     samples = interleaved(steps, rounds=arguments.rounds)
     ratios = [b / a for a, b in zip(samples["cross-entropy"], samples["two heads"], strict=True)]

@@ -28,7 +28,11 @@ def runs(tmp_path_factory):
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    return {world: collect([torch.load(folder / f"{world}-{rank}.pt") for rank in range(world)]) for world in (2, 4)}
+    return {world: collect([load(folder / f"{world}-{rank}.pt") for rank in range(world)]) for world in (2, 4)}
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
 
 
 def collect(ranks):

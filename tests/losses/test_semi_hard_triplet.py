@@ -283,7 +283,7 @@ def on_two_ranks(rank, port, results):
 def test_distributed_wrappers_of_the_host(tmp_path, free_port):
     spawn(on_two_ranks, args=(free_port, str(tmp_path)), nprocs=2)
     everything, labels = torch.randn(24, 4, generator=torch.Generator().manual_seed(5)), torch.arange(24) // 3
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     expected = published(squared_euclidean(everything, everything), labels).item()
     for efficient, values in ((False, [expected] * 2), (True, None)):
         assert [found[efficient][0] for found in ranks] == ([24, 24] if efficient else [48, 48])

@@ -5,13 +5,17 @@ import re
 import pytest
 import timm
 import torch
-from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 from torch.distributed import destroy_process_group, init_process_group
 from torch.nn.parallel import DistributedDataParallel
 
 from pml_extensions.losses import TwoHeadLoss
 from pml_extensions.models import TwoHead, TwoHeadOutput
+
+try:
+    from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+except ImportError:  # timm 1.0.11
+    from timm.optim.optim_factory import param_groups_layer_decay, param_groups_weight_decay
 
 SMALL_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
 SMALL_SWIN = {"img_size": 64, "embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 4, 8), "window_size": 2}
@@ -167,7 +171,7 @@ def test_checkpoint_of_the_classifier_fits_and_comes_back_without_the_wrapper(tm
     two = TwoHead(small(), 8)
     two.model.load_state_dict(model.state_dict())
     torch.save(two.model.state_dict(), tmp_path / "model.pt")
-    model.load_state_dict(torch.load(tmp_path / "model.pt"))
+    model.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
     assert set(two.state_dict()) == {f"model.{key}" for key in model.state_dict()} | {
         "embedding.weight",
         "embedding.bias",
