@@ -44,9 +44,9 @@ class KnowledgeEvolution:
         model: the network, on any device. Its parameters are written in place, so optimisers, compiled models and
             views keep them.
         split: called once with the model; returns for each parameter to split (by its name in
-            ``model.named_parameters()``) a bool mask of its shape, True = fit-hypothesis. :class:`WELS`,
-            :class:`LaterLayers`, :class:`LastLayer`, :class:`Magnitude`, or any function of that form.
-        rule: draws W_random; see :mod:`pml_extensions.evolution.resetting`.
+            ``model.named_parameters()``) a bool mask of its shape, True = fit-hypothesis. ``WELS``,
+            ``LaterLayers``, ``LastLayer``, ``Magnitude``, or any function of that form.
+        rule: draws W_random; see ``pml_extensions.evolution.resetting``.
         seed: of the draws. They depend on it, on the generation and on the parameter alone, not on the device, the
             rank or what training did to the global generators.
         reset_frozen: also reset parameters that do not require gradients when a generation starts.
@@ -61,7 +61,7 @@ class KnowledgeEvolution:
         ValueError: if the model is on the meta device, quantised or not yet initialised, or if the split finds no
             parameter, names an unknown one, or returns a mask of another shape.
 
-    Example:
+    Examples:
         >>> from pml_extensions.evolution import WELS
         >>> model = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
         >>> for generation in KnowledgeEvolution(model, WELS(0.5)).generations(3):
@@ -195,7 +195,7 @@ class KnowledgeEvolution:
         its statistics are those of the kept channels.
 
         Raises:
-            TypeError: if the split has no slim network; only that of :class:`KELS` has.
+            TypeError: if the split has no slim network; only that of ``KELS`` has.
             TracingError: if no consistent slim network can be made; nothing is returned then.
         """
         make = getattr(self.split, "slim", None)
@@ -206,7 +206,7 @@ class KnowledgeEvolution:
     def summary(self) -> Summary:
         """Return a table of all parameters: how many lie in each hypothesis, and why a parameter is not split.
 
-        With :class:`KELS` its ``slim`` compares operations and parameters of the dense and the slim network, and lists
+        With ``KELS`` its ``slim`` compares operations and parameters of the dense and the slim network, and lists
         every hidden width that stayed whole, with the reason and the line of the model's code.
         """
         return summarize(self.model, self.split, self.masks)

@@ -23,7 +23,7 @@ def save_slim(slim: nn.Module, path: str | os.PathLike[str], *, model_args: Mapp
     """Write a slim timm model to one file, in one step: a crash leaves the old file or none.
 
     Args:
-        slim: what :meth:`KnowledgeEvolution.slim` or :meth:`KELS.slim` returned, fine-tuned or not.
+        slim: what ``KnowledgeEvolution.slim`` or ``KELS.slim`` returned, fine-tuned or not.
         path: the file, by custom ``*.safetensors``.
         model_args: what the dense model was created with beside its name, number of classes and input channels
             (``img_size`` and the like; numbers, strings and lists).
@@ -36,7 +36,10 @@ def save_slim(slim: nn.Module, path: str | os.PathLike[str], *, model_args: Mapp
     if made is None:
         raise TypeError(f"slim must come from KnowledgeEvolution.slim() or KELS.slim(), got a {type(slim).__name__}")
     if made["architecture"] is None:
-        raise ValueError(f"slim must be of a timm architecture to be made again, got a {type(slim).__name__}")
+        raise ValueError(
+            f"slim must be of a timm architecture to be made again, got a {type(slim).__name__}; "
+            "save its state_dict() and load that into KELS(...).slim(model) of a fresh dense model"
+        )
     arguments = {**made["arguments"], **(model_args or {})}
     metadata = {**made, "arguments": arguments, "num_classes": getattr(slim, "num_classes", None)}
     state = {name: tensor.detach().contiguous().cpu().clone() for name, tensor in slim.state_dict().items()}
@@ -56,14 +59,14 @@ def load_slim(path: str | os.PathLike[str]) -> Any:
     """Make a saved slim model again: ``timm.create_model``, the same split, then the saved weights; in eval mode.
 
     Args:
-        path: a file that :func:`save_slim` wrote.
+        path: a file that ``save_slim`` wrote.
 
     Returns:
         The slim model on the CPU, with the saved type of numbers.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is truncated, not of :func:`save_slim`, of another format version, or if the installed timm
+        ValueError: if it is truncated, not of ``save_slim``, of another format version, or if the installed timm
             has no model of this name or makes another one.
     """
     metadata, state = _read(Path(path))

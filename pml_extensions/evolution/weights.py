@@ -45,7 +45,7 @@ def find_weights(model: nn.Module, example_input: ExampleInput = None) -> FoundW
     """Tell the weights of a model from its other parameters; tied parameters count once, under their first name.
 
     What a layer of ``torch.nn`` or a subclass holds is known from the layer. Any other parameter with two or more axes
-    is a weight if a forward pass multiplies it with features (see :mod:`pml_extensions.evolution.operands`).
+    is a weight if a forward pass multiplies it with features (see ``pml_extensions.evolution.operands``).
 
     Args:
         model: any module. It is neither run nor changed: the forward pass happens in a copy that holds no data.
@@ -56,7 +56,7 @@ def find_weights(model: nn.Module, example_input: ExampleInput = None) -> FoundW
     Returns:
         The weights, and the reasons for the rest, in the order of ``model.named_parameters()``.
 
-    Example:
+    Examples:
         >>> find_weights(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3))).reasons
         {'0.bias': 'bias, norm or scale', '1.weight': 'bias, norm or scale', '1.bias': 'bias, norm or scale'}
     """

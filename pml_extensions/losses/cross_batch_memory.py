@@ -26,7 +26,7 @@ class CrossBatchMemory(losses.CrossBatchMemory):
     Raises:
         Exception: for a loss that is not supported, as in the host.
 
-    Example:
+    Examples:
         >>> import torch
         >>> memory = CrossBatchMemory(SemiHardTripletLoss(), embedding_size=4)
         >>> loss = memory(torch.randn(8, 4), torch.arange(8) // 2)

@@ -19,7 +19,7 @@ class SelfSupervisedLoss(losses.SelfSupervisedLoss):
     Raises:
         Exception: for a loss that is not supported, as in the host.
 
-    Example:
+    Examples:
         >>> import torch
         >>> loss = SelfSupervisedLoss(SemiHardTripletLoss())(torch.randn(8, 4), torch.randn(8, 4))
     """

@@ -45,7 +45,7 @@ class SemiHardTripletLoss(BaseMetricLossFunction):
         ValueError: for embeddings and labels of the wrong shape, or a margin that is not finite.
         TypeError: for embeddings that are not floating-point tensors, or labels that are not integers.
 
-    Example:
+    Examples:
         >>> loss = SemiHardTripletLoss()(torch.eye(4), torch.tensor([0, 0, 1, 1]))
         >>> round(loss.item(), 4)  # no negative is farther than a positive: the farthest is as far
         0.2

@@ -40,7 +40,7 @@ class TwoHeadLoss(ModuleWithRecordsAndReducer):
             integers.
         ValueError: for outputs and labels of the wrong shape.
 
-    Example:
+    Examples:
         >>> outputs = torch.zeros(4, 2), torch.eye(4)
         >>> round(TwoHeadLoss()(outputs, torch.tensor([0, 0, 1, 1])).item(), 4)  # log(2) + margin
         0.8931

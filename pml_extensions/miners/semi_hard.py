@@ -40,7 +40,7 @@ class SemiHardMiner(BaseMiner):
     With ``collect_stats`` these are recorded: ``num_triplets``, ``semi_hard_share`` and ``fallback_share`` of the
     anchor-positive pairs, ``anchors_without_positive``, and the triplets' mean ``pos_pair_dist`` and ``neg_pair_dist``.
 
-    Example:
+    Examples:
         >>> anchors, positives, negatives = SemiHardMiner()(torch.randn(8, 4), torch.arange(8) // 2)
         >>> len(anchors)
         8

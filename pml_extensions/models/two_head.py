@@ -50,7 +50,7 @@ class TwoHead(nn.Module):
         ValueError: for an unknown ``pooling``, an ``embedding_size`` below one, or an ``input_size`` that is not of
             three numbers.
 
-    Example:
+    Examples:
         >>> import timm
         >>> logits, embeddings = TwoHead(timm.create_model("resnet18"), 64).eval()(torch.randn(2, 3, 32, 32))
         >>> logits.shape, embeddings.shape

@@ -45,7 +45,7 @@ def mean_singular_value(embeddings: Tensor) -> Tensor:
         TypeError: ``embeddings`` is not a floating-point tensor.
         ValueError: ``embeddings`` is not a non-empty matrix.
 
-    Example:
+    Examples:
         >>> mean_singular_value(torch.eye(4))
         tensor(1.)
     """
@@ -70,7 +70,7 @@ def svmax_bounds(batch_size: int, embedding_size: int) -> tuple[float, float]:
     Raises:
         ValueError: one of the sizes is not positive.
 
-    Example:
+    Examples:
         >>> svmax_bounds(144, 64)
         (0.1875, 1.5)
     """
@@ -98,7 +98,7 @@ def effective_rank(embeddings: Tensor) -> Tensor:
         TypeError: ``embeddings`` is not a floating-point tensor.
         ValueError: ``embeddings`` is not a non-empty matrix.
 
-    Example:
+    Examples:
         >>> effective_rank(torch.ones(8, 3)), effective_rank(torch.eye(4))
         (tensor(1.), tensor(4.))
     """
@@ -135,7 +135,7 @@ class SVMaxRegularizer(BaseRegularizer):
         ValueError: ``form`` is unknown, or embeddings are not a non-empty matrix.
         TypeError: embeddings are not a floating-point tensor.
 
-    Example:
+    Examples:
         >>> from pytorch_metric_learning.losses import ContrastiveLoss
         >>> loss = ContrastiveLoss(embedding_regularizer=SVMaxRegularizer(), embedding_reg_weight=1.0)
     """

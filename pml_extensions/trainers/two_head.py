@@ -22,7 +22,7 @@ class TrainTwoHead(TrainWithClassifier):
             ``loss_funcs`` ("metric_loss", "classifier_loss"), ``dataset``, ...
         **kwargs: as in the host.
 
-    Example:
+    Examples:
         >>> from torch.nn import Linear
         >>> models = {"trunk": Linear(4, 8), "embedder": Linear(8, 2), "classifier": Linear(8, 5)}
         >>> trainer = TrainTwoHead(models, {}, 8, {}, dataset=[])

@@ -118,9 +118,19 @@ def test_what_cannot_be_saved(tmp_path):
     with pytest.raises(TypeError, match="must come from"):
         save_slim(timm.create_model("test_resnet"), tmp_path / "a")
     slim = KELS(0.5, example_input=torch.zeros(2, 3)).slim(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)))
-    with pytest.raises(ValueError, match="timm architecture"):
+    with pytest.raises(ValueError, match=r"timm architecture.*state_dict\(\).*fresh dense model"):
         save_slim(slim, tmp_path / "b")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_module_that_is_not_timms_is_made_again_by_its_state_dict():
+    slim, again = (
+        KELS(0.5, example_input=torch.zeros(2, 3)).slim(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)))
+        for _ in range(2)
+    )
+    again.load_state_dict(slim.state_dict())
+    images = torch.randn(5, 3)
+    torch.testing.assert_close(again(images), slim(images), rtol=0, atol=0)
 
 
 def test_a_write_that_fails_leaves_the_old_file(slim, path, monkeypatch):

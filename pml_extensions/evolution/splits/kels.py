@@ -39,7 +39,7 @@ class KELS:
         TypeError: if ``rate`` is no number, ``multiple`` no integer or ``example_input`` no tensor or tuple of them.
         ValueError: if ``rate`` lies outside (0, 1] or ``multiple`` is below 1.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> KELS(0.5, example_input=torch.zeros(2, 3)).slim(model)
         Sequential(

@@ -18,12 +18,12 @@ class LastLayer:
     holds the last weight of ``model.named_parameters()``.
 
     Args:
-        example_input: see :func:`pml_extensions.evolution.find_weights`.
+        example_input: see ``pml_extensions.evolution.find_weights``.
 
     Returns:
         Called with a model, the masks: name of each weight -> bool tensor of its shape, True = fit-hypothesis.
 
-    Example:
+    Examples:
         >>> masks = LastLayer()(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
         >>> {name: mask.any().item() for name, mask in masks.items()}
         {'0.weight': True, '1.weight': False}

@@ -21,7 +21,7 @@ class LaterLayers:
     Args:
         first: name of the first layer to reset, as in ``model.named_modules()``, such as ``"layer4"`` (the published
             choice for a ResNet-18), or of a parameter.
-        example_input: see :func:`pml_extensions.evolution.find_weights`.
+        example_input: see ``pml_extensions.evolution.find_weights``.
 
     Returns:
         Called with a model, the masks: name of each weight -> bool tensor of its shape, True = fit-hypothesis.
@@ -30,7 +30,7 @@ class LaterLayers:
         TypeError: if ``first`` is no name.
         ValueError: when called with a model that has no such layer, or no weights from there on.
 
-    Example:
+    Examples:
         >>> masks = LaterLayers("1")(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
         >>> {name: mask.any().item() for name, mask in masks.items()}
         {'0.weight': True, '1.weight': False}

@@ -32,7 +32,7 @@ class Magnitude:
 
     Args:
         rate: share of the weights to keep, in (0, 1].
-        example_input: see :func:`pml_extensions.evolution.find_weights`.
+        example_input: see ``pml_extensions.evolution.find_weights``.
 
     Returns:
         Called with a model, the masks: name of each weight -> bool tensor of its shape, True = fit-hypothesis.
@@ -41,7 +41,7 @@ class Magnitude:
         TypeError: if ``rate`` is no number.
         ValueError: if ``rate`` is out of range.
 
-    Example:
+    Examples:
         >>> layer = nn.Linear(4, 1)
         >>> _ = layer.weight.data.copy_(torch.tensor([[0.1, -3.0, 2.0, -0.2]]))
         >>> Magnitude(0.5)(layer)["weight"]

@@ -22,7 +22,7 @@ class WELS:
     Args:
         rate: the split rate s_r, in (0, 1]; 0.5 is the published choice.
         seed: of the draw.
-        example_input: see :func:`pml_extensions.evolution.find_weights`; needed where a model that is not timm's holds
+        example_input: see ``pml_extensions.evolution.find_weights``; needed where a model that is not timm's holds
             weight matrices outside the layers of ``torch.nn``.
 
     Returns:
@@ -32,7 +32,7 @@ class WELS:
         TypeError: if ``rate`` is no number or ``seed`` no integer.
         ValueError: if ``rate`` is out of range.
 
-    Example:
+    Examples:
         >>> masks = WELS(0.5)(nn.Linear(100, 100))
         >>> 0.45 < masks["weight"].float().mean().item() < 0.55
         True
