@@ -5,8 +5,8 @@
 
 Each name is a line of the results file, so an interrupted run goes on where it stopped. Every model is constructed on
 the meta device, where its weights are told from its other parameters. Up to --max-parameters it is then given memory
-(zeros; bfloat16 beyond 400 million parameters), split by WELS(0.5) and reset, and every element is checked: the
-fit-hypothesis and whatever is not split are still zero, the reset-hypothesis is not.
+(zeros; bfloat16 beyond 400 million parameters, 8-bit floats beyond 4.5 billion), split by WELS(0.5) and reset, and
+every element is checked: the fit-hypothesis and whatever is not split are still zero, the reset-hypothesis is not.
 """
 
 import argparse
@@ -25,7 +25,8 @@ from torch import nn
 from pml_extensions.evolution import WELS, KnowledgeEvolution, find_weights
 
 RATE = 0.5
-BFLOAT16_FROM = 400_000_000
+DTYPES = {4_500_000_000: torch.float8_e5m2, 400_000_000: torch.bfloat16, 0: torch.float32}  # from so many parameters on
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes; 8-bit floats cannot be compared
 
 
 def meta_model(name: str) -> nn.Module:
@@ -56,10 +57,11 @@ def survey(name: str) -> dict:
 
 def reset(name: str, parameters: int, weights: int) -> dict:
     """Split and reset a model of zeros; return the share of the fit-hypothesis, or raise if an element is wrong."""
-    model = meta_model(name).to(torch.bfloat16 if parameters > BFLOAT16_FROM else torch.float32).to_empty(device="cpu")
+    dtype = next(dtype for least, dtype in DTYPES.items() if parameters >= least)
+    model = meta_model(name).to(dtype).to_empty(device="cpu")
     with torch.no_grad():
         for tensor in [*model.parameters(), *model.buffers()]:
-            tensor.zero_()
+            bits(tensor).zero_()
     start = time.perf_counter()
     ke = KnowledgeEvolution(model, WELS(RATE))
     split = time.perf_counter()
@@ -68,18 +70,22 @@ def reset(name: str, parameters: int, weights: int) -> dict:
     check(len(ke.masks) == weights, f"{len(ke.masks)} parameters split, expected {weights}")
     kept = total = 0
     for key, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        written = int(tensor.detach().count_nonzero())
+        written = int(bits(tensor).count_nonzero())
         if key not in ke.masks:
             check(written == 0, f"{key} is not split but was written")
             continue
         fit = int(ke.masks[key].sum())
-        check(int((tensor.detach() != 0).logical_and_(ke.masks[key]).sum()) == 0, f"{key}: fit-hypothesis was written")
+        check(int((bits(tensor) != 0).logical_and_(ke.masks[key]).sum()) == 0, f"{key}: fit-hypothesis was written")
         check(written >= 0.999 * (tensor.numel() - fit), f"{key}: reset-hypothesis was not drawn")  # a draw may be zero
         kept, total = kept + fit, total + tensor.numel()
     check(
         abs(kept - RATE * total) < 5 * (total * RATE * (1 - RATE)) ** 0.5, f"share of the fit-hypothesis {kept / total}"
     )
     return {"fit": kept / total, "split_seconds": split - start, "reset_seconds": done - split}
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().view(INTEGERS[tensor.element_size()])
 
 
 def check(condition: bool, what: str) -> None:
