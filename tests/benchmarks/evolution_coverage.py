@@ -5,7 +5,7 @@
 
 Each name is a line of the results file, so an interrupted run goes on where it stopped. Every model is constructed on
 the meta device, where its weights are told from its other parameters. Up to --max-parameters it is then given memory
-(zeros; bfloat16 beyond 400 million parameters, 8-bit floats beyond 4.5 billion), split by WELS(0.5) and reset, and
+(zeros; bfloat16 beyond 400 million parameters, 8-bit floats beyond 4 billion), split by WELS(0.5) and reset, and
 every element is checked: the fit-hypothesis and whatever is not split are still zero, the reset-hypothesis is not.
 """
 
@@ -25,7 +25,7 @@ from torch import nn
 from pml_extensions.evolution import WELS, KnowledgeEvolution, find_weights
 
 RATE = 0.5
-DTYPES = {4_500_000_000: torch.float8_e5m2, 400_000_000: torch.bfloat16, 0: torch.float32}  # from so many parameters on
+DTYPES = {4_000_000_000: torch.float8_e5m2, 400_000_000: torch.bfloat16, 0: torch.float32}  # from so many parameters on
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes; 8-bit floats cannot be compared
 
 
