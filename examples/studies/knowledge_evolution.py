@@ -149,8 +149,8 @@ FEWER = (LONG, RESTARTS, "KELS", "later layers", ALONE)
 STUDIES = (
     Study("evolution", [setting(m, "classification", 20, 20) for m in METHODS], COLUMNS, run),
     Study("evolution_strong", [setting(m, "classification", 20, 20, "strong") for m in METHODS], COLUMNS, run),
-    Study("evolution_retrieval", [setting(m, "retrieval", 20, 20) for m in FEWER], COLUMNS, run, seeds=3),
-    Study("evolution_more_images", [setting(m, "classification", 100, 8) for m in FEWER], COLUMNS, run, seeds=3),
+    Study("evolution_retrieval", [setting(m, "retrieval", 20, 20) for m in FEWER], COLUMNS, run),
+    Study("evolution_more_images", [setting(m, "classification", 100, 8) for m in FEWER], COLUMNS, run),
     Study(  # why the slim network does not catch up: its start, the number of generations, or their length?
         "evolution_why",
         [
@@ -160,7 +160,6 @@ STUDIES = (
         ],
         COLUMNS,
         run,
-        seeds=3,
     ),
 )
 

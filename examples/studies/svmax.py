@@ -110,7 +110,6 @@ WEIGHT = Study(
     ],
     MEASURES,
     run,
-    seeds=3,
 )
 WHY = Study(  # why recall gains less than the paper's: the images, or too short a training?
     "svmax_why",
@@ -122,7 +121,6 @@ WHY = Study(  # why recall gains less than the paper's: the images, or too short
     ],
     MEASURES,
     run,
-    seeds=3,
 )
 STUDIES = (GRID, WEIGHT, WHY)
 

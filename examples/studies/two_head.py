@@ -127,7 +127,6 @@ WHY = Study(  # if the ranking loss does not pay: is the training too short, or 
     + [setting(BALANCED, method, weight=0.1) for method in (SEMI_HARD, HARD)],
     MEASURES,
     run,
-    seeds=3,
 )
 STUDIES = (MAIN, WHY)
 

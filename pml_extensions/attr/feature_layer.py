@@ -1,9 +1,10 @@
-"""Which layers of a network have places that reach its output, found by running it once."""
+"""Which layers of a network have places that reach its output, found by running it."""
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,7 @@ def last_feature_layer(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | N
     if inputs is None:
         inputs = _default_inputs(model)
     inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+    inputs = tuple(x.detach().requires_grad_() if x.is_floating_point() else x for x in inputs)
     image = cast("tuple[int, int]", tuple(inputs[0].shape[-2:])) if inputs[0].ndim == 4 else None
     with _eval_mode(model):
         visits = [visit for visit in visit_layers(model, lambda: model(*inputs), len(inputs[0]), image) if visit.useful]
@@ -62,8 +64,9 @@ class Visit:
     """A layer that has places, as seen in one run.
 
     Attributes:
-        useful: whether its places reach the output and their scale matters there.
         width: its number of channels.
+        useful: whether its places reach the output and their scale matters there.
+        everything_passes: whether no input reaches the output around it; only known of inputs that require gradients.
     """
 
     name: str
@@ -72,6 +75,7 @@ class Visit:
     shape: torch.Size
     width: int
     useful: bool
+    everything_passes: bool
 
 
 def visit_layers(
@@ -101,6 +105,7 @@ def visit_layers(
     finally:
         for handle in handles:
             handle.remove()
+    on_every_way = _nodes_that_everything_passes(output, model.parameters())
     probe = torch.randn(output.shape, generator=torch.Generator().manual_seed(0)).to(output)
     tensors = [tensor for _, _, tensor in seen]
     gradients = torch.autograd.grad(output, tensors, probe, allow_unused=True)
@@ -112,7 +117,7 @@ def visit_layers(
             continue
         width = tensor.shape[1 if isinstance(layout, ChannelsFirst) else -1]
         useful = gradient is not None and why_useless(layout, tensor.detach(), gradient) is None
-        visits.append(Visit(name, layer, layout, tensor.shape, width, useful))
+        visits.append(Visit(name, layer, layout, tensor.shape, width, useful, tensor.grad_fn in on_every_way))
     return visits
 
 
@@ -128,41 +133,53 @@ def why_useless(layout: Layout, activation: Tensor, gradient: Tensor) -> str | N
 
 
 def _last_that_is_felt(model: nn.Module, inputs: tuple[Tensor, ...], visits: Sequence[Visit]) -> Visit:
-    """Return the last layer if an even filter is felt there, or else the last before it that everything passes."""
+    """Return the last layer if an even filter is felt there, or else one before it, rather where everything passes."""
     with torch.no_grad():
         output = model(*inputs)
-    felt = []
-    for visit in reversed(visits):
-        filtered, everything_passes = _run_with_even_filter(model, inputs, visit)
-        if (filtered - output).norm() > _FELT * output.norm():
-            if visit is visits[-1] or everything_passes:
-                return visit
-            felt.append(visit)
-    return felt[0] if felt else visits[-1]
+
+    def felt(visit: Visit) -> bool:
+        places = math.prod(visit.layout.grid(visit.shape))
+        even, removed = ((_scaled(model, inputs, visit.layer, by) - output).norm() for by in (places**-0.5, 0.0))
+        return not even <= _FELT * removed
+
+    last, *earlier = reversed(visits)
+    candidates = [last, *sorted(earlier, key=lambda visit: not visit.everything_passes)]
+    return next(filter(felt, candidates), last)
 
 
-def _run_with_even_filter(model: nn.Module, inputs: tuple[Tensor, ...], visit: Visit) -> tuple[Tensor, bool]:
-    """Return the output with one value of unit norm in all places, and whether all of it passes through the layer."""
-    height, width = visit.layout.grid(visit.shape)
-    even = torch.full((len(inputs[0]), height, width), (height * width) ** -0.5)
-    leaves = tuple(x.detach().requires_grad_() if x.is_floating_point() else x for x in inputs)
-
-    def cut_and_filter(_: nn.Module, __: object, activation: Tensor) -> Tensor:
-        return activation.detach() * visit.layout.spread(even.to(activation), activation.shape)
-
-    handle = visit.layer.register_forward_hook(cut_and_filter)
+@torch.no_grad()
+def _scaled(model: nn.Module, inputs: tuple[Tensor, ...], layer: nn.Module, factor: float) -> Tensor:
+    """Return the output with the output of a layer multiplied."""
+    handle = layer.register_forward_hook(lambda _, __, activation: activation * factor)
     try:
-        with torch.enable_grad():
-            output = model(*leaves)
+        output: Tensor = model(*inputs)
     finally:
         handle.remove()
-    return output.detach(), not _depends_on(output, [leaf for leaf in leaves if leaf.requires_grad])
+    return output
 
 
-def _depends_on(output: Tensor, leaves: Sequence[Tensor]) -> bool:
-    if not output.requires_grad:
-        return False
-    return any(gradient is not None for gradient in torch.autograd.grad(output.sum(), leaves, allow_unused=True))
+def _nodes_that_everything_passes(output: Tensor, parameters: Iterable[Tensor]) -> set[object]:
+    """Return the nodes of the graph behind ``output`` that lie on all ways from it to what are no parameters."""
+    own = {id(parameter) for parameter in parameters}
+    root = cast("Any", output.grad_fn)
+    order: dict[Any, int] = {}  # every node after those that it leads to, with its number of ways to the inputs
+    stack = [root]
+    while stack:
+        node = stack[-1]
+        ahead = [following for following, _ in node.next_functions if following is not None]
+        waiting = [following for following in ahead if following not in order]
+        if waiting and node not in order:
+            stack.extend(waiting)
+            continue
+        stack.pop()
+        is_input = hasattr(node, "variable") and id(node.variable) not in own
+        order[node] = int(is_input) + sum(order[following] for following in ahead)
+    ways = dict.fromkeys(order, 0) | {root: 1}
+    for node in reversed(order):
+        for following, _ in node.next_functions:
+            if following is not None:
+                ways[following] += ways[node]
+    return {node for node in order if ways[node] * order[node] == order[root]}
 
 
 def per_place(layout: Layout, values: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ QUICK = {
     "test_vit2": "norm",
     "test_efficientnet": "bn2",
     "test_convnext": "norm_pre",
-    "test_mambaout": "stages",
+    "test_mambaout": "stages.3.blocks.0.drop_path",
     "test_nfnet": "final_act",
     "mobilenetv3_small_050": "blocks",
     "deit_tiny_distilled_patch16_224": "blocks.11.norm1",
