@@ -13,6 +13,7 @@ import statistics
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
@@ -51,6 +52,7 @@ def digits(imbalanced: bool) -> tuple[TensorDataset, Tensor, Tensor]:
 
 def train(way: str, data: TensorDataset, steps: int, seed: int) -> TwoHead:
     """Return the trained model."""
+    np.random.seed(seed)  # noqa: NPY002 (pytorch-metric-learning's sampler draws from it)
     torch.manual_seed(seed)
     model = TwoHead(timm.create_model("test_resnet", in_chans=1, num_classes=CLASSES), 64)
     labels = data.tensors[1]
@@ -120,7 +122,7 @@ def main() -> None:
                 found[way], scores = evaluate(way, model, images, labels)
                 rows.append(scores)
             cells = [
-                f"{statistics.mean(column):.3f} ± {statistics.pstdev(column):.3f}" for column in zip(*rows, strict=True)
+                f"{statistics.mean(column):.3f} ± {statistics.stdev(column):.3f}" for column in zip(*rows, strict=True)
             ]
             print(f"| {way} | {' | '.join(cells)} |", flush=True)
         draw(found, labels, f"Test embeddings, {setting} training classes", arguments.out / f"two_head_{setting}.png")

@@ -18,7 +18,7 @@ _FELT = 1e-2
 
 
 def last_feature_layer(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None = None) -> nn.Module:
-    """Return the last layer of a network at which a map says something: the usual ``layer`` of :class:`L2CAF`.
+    """Return the last layer of a network at which a map says something: the usual ``layer`` of ``L2CAF``.
 
     The network runs a few times, forward and backward, in eval mode. The last layer wins that has places, whose places
     reach the output, and after which no normalisation takes a place's scale away. In a vision transformer that pools
@@ -36,10 +36,10 @@ def last_feature_layer(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | N
         A module of ``model``.
 
     Raises:
-        TypeError: if ``model`` is no module.
+        TypeError: if ``model`` is no module, or returns anything but a tensor.
         ValueError: if no layer will do, or if ``inputs`` is needed and missing.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
         >>> last_feature_layer(model, torch.rand(1, 3, 9, 9))
         ReLU()
@@ -52,11 +52,14 @@ def last_feature_layer(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | N
     inputs = tuple(x.detach().requires_grad_() if x.is_floating_point() else x for x in inputs)
     image = cast("tuple[int, int]", tuple(inputs[0].shape[-2:])) if inputs[0].ndim == 4 else None
     with _eval_mode(model):
+        output = _output(model, inputs)
         visits = [visit for visit in visit_layers(model, lambda: model(*inputs), len(inputs[0]), image) if visit.useful]
         if not visits:
             raise ValueError(f"no layer of {type(model).__name__} has places that reach its output")
         width = getattr(model, "num_features", None)
-        return _last_that_is_felt(model, inputs, [visit for visit in visits if visit.width == width] or visits).layer
+        return _last_that_is_felt(
+            model, inputs, output, [visit for visit in visits if visit.width == width] or visits
+        ).layer
 
 
 @dataclass(frozen=True)
@@ -132,10 +135,18 @@ def why_useless(layout: Layout, activation: Tensor, gradient: Tensor) -> str | N
     return None
 
 
-def _last_that_is_felt(model: nn.Module, inputs: tuple[Tensor, ...], visits: Sequence[Visit]) -> Visit:
+@torch.no_grad()
+def _output(model: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+    output = model(*inputs)
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"model must return a tensor, got {type(output).__name__}; put a module around it that returns one of them"
+        )
+    return output
+
+
+def _last_that_is_felt(model: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, visits: Sequence[Visit]) -> Visit:
     """Return the last layer if an even filter is felt there, or else one before it, rather where everything passes."""
-    with torch.no_grad():
-        output = model(*inputs)
 
     def felt(visit: Visit) -> bool:
         places = math.prod(visit.layout.grid(visit.shape))
@@ -147,15 +158,13 @@ def _last_that_is_felt(model: nn.Module, inputs: tuple[Tensor, ...], visits: Seq
     return next(filter(felt, candidates), last)
 
 
-@torch.no_grad()
 def _scaled(model: nn.Module, inputs: tuple[Tensor, ...], layer: nn.Module, factor: float) -> Tensor:
     """Return the output with the output of a layer multiplied."""
     handle = layer.register_forward_hook(lambda _, __, activation: activation * factor)
     try:
-        output: Tensor = model(*inputs)
+        return _output(model, inputs)
     finally:
         handle.remove()
-    return output
 
 
 def _nodes_that_everything_passes(output: Tensor, parameters: Iterable[Tensor]) -> set[object]:

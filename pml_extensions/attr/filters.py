@@ -29,7 +29,7 @@ class Filter(Protocol):
 class UnitNorm:
     """f = p / ||p||: any sign, Euclidean norm one.
 
-    Example:
+    Examples:
         >>> UnitNorm()(torch.tensor([[3.0, 4.0]]), (1, 2))
         tensor([[[0.6000, 0.8000]]])
     """
@@ -47,7 +47,7 @@ class UnitNorm:
 class Softmax:
     """f = softmax(p) over all places: positive, sum one.
 
-    Example:
+    Examples:
         >>> Softmax()(torch.zeros(1, 4), (2, 2)).sum()
         tensor(1.)
     """
@@ -70,7 +70,7 @@ class Gaussian:
     Args:
         std: standard deviation in places. Default: 1, as published.
 
-    Example:
+    Examples:
         >>> Gaussian()(torch.zeros(1, 2), (3, 3)).argmax()
         tensor(4)
     """

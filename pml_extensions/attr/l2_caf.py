@@ -65,13 +65,13 @@ class L2CAF(LayerAttribution):
 
     Args:
         forward_func: the network, or a function that calls it, as everywhere in captum.
-        layer: the layer to explain, or a list of layers; see :func:`last_feature_layer`. A layer that runs more than
+        layer: the layer to explain, or a list of layers; see ``last_feature_layer``. A layer that runs more than
             once counts by its last run.
         device_ids: the devices in the order of the batch, if ``forward_func`` applies a ``DataParallel`` model without
             being one.
         layout: where the places of the activation are. Default: read from the network and the input.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
         >>> L2CAF(model, model[1]).attribute(torch.rand(2, 3, 9, 9), target=3).shape
         torch.Size([2, 1, 7, 7])
@@ -135,7 +135,7 @@ class L2CAF(LayerAttribution):
             solver: an iterative solver to use. Default: the closed form where there is one, ``LBFGS()`` elsewhere.
             internal_batch_size: explain so many examples at a time. Default: all.
             show_progress: show a bar of the steps of the iterative solver.
-            return_report: return ``(maps, report)``, with a :class:`Report` of how each map was found.
+            return_report: return ``(maps, report)``, with a ``Report`` of how each map was found.
 
         Shape:
             the maps are (B, 1, H, W), with H and W those of the layer's activation, and float32 or wider.

@@ -31,7 +31,7 @@ class Layout(Protocol):
 class ChannelsFirst:
     """Activations of shape (B, C, H, W), as convolutions give them.
 
-    Example:
+    Examples:
         >>> ChannelsFirst().grid(torch.Size([2, 512, 7, 9]))
         (7, 9)
     """
@@ -50,7 +50,7 @@ class ChannelsFirst:
 class ChannelsLast:
     """Activations of shape (B, H, W, C), as Swin transformers and other networks of timm's ``NHWC`` format give them.
 
-    Example:
+    Examples:
         >>> ChannelsLast().grid(torch.Size([2, 7, 9, 512]))
         (7, 9)
     """
@@ -73,7 +73,7 @@ class Tokens:
         size: (H, W), the rows and columns of patches.
         prefix: the number of class and register tokens before them, which the filter leaves alone. Default: 0.
 
-    Example:
+    Examples:
         >>> Tokens((14, 14), prefix=1).grid(torch.Size([2, 197, 768]))
         (14, 14)
     """

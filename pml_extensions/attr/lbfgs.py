@@ -37,7 +37,7 @@ class LBFGS:
     Raises:
         ValueError: if ``steps`` or ``history`` is below 1, or ``tolerance`` is negative.
 
-    Example:
+    Examples:
         >>> LBFGS(steps=50).history
         10
     """

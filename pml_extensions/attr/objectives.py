@@ -22,7 +22,7 @@ Objective = Callable[[Tensor, Tensor], Tensor]
 class ClassOblivious:
     """||NT(x) - NT_f(x)||^2: keep the whole output, whatever it is.
 
-    Example:
+    Examples:
         >>> ClassOblivious()(torch.zeros(1, 2), torch.ones(1, 2))
         tensor([2.])
     """
@@ -39,7 +39,7 @@ class Reference:
     Args:
         reference: (B, K), or (1, K) for all examples.
 
-    Example:
+    Examples:
         >>> Reference(torch.ones(1, 2))(torch.zeros(3, 2), torch.zeros(3, 2))
         tensor([2., 2., 2.])
     """
@@ -59,7 +59,7 @@ class ClassSpecific:
         indices: (B, D - 1) integers, the position of each example's target in an output of D dimensions; the first
             column is the class, and j runs over it.
 
-    Example:
+    Examples:
         >>> ClassSpecific(torch.tensor([[2]]))(torch.tensor([[1.0, 2.0, 3.0]]), torch.zeros(1, 3))
         tensor([0.])
     """

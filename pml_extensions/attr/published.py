@@ -31,7 +31,7 @@ class PublishedSGD:
     Raises:
         ValueError: if ``steps`` or ``look_every`` is below 1, or ``scale`` not positive.
 
-    Example:
+    Examples:
         >>> PublishedSGD(steps=100).learning_rate
         0.5
     """

@@ -107,6 +107,11 @@ class Residual(nn.Module):
         return x + self.branch(self.norm(x))
 
 
+class Twice(nn.Module):
+    def forward(self, x):
+        return x, x
+
+
 class UnitLength(nn.Module):
     def forward(self, x):
         return nn.functional.normalize(x)
@@ -137,6 +142,8 @@ def test_nowhere_felt():
 def test_errors():
     with pytest.raises(ValueError, match="inputs must be given"):
         last_feature_layer(pooled())
+    with pytest.raises(TypeError, match="model must return a tensor, got tuple"):
+        last_feature_layer(nn.Sequential(pooled(), Twice()), images())
     flat = nn.Sequential(nn.Flatten(), nn.Linear(432, 3))
     with pytest.raises(ValueError, match="no layer of Sequential has places"):
         last_feature_layer(flat, images())
