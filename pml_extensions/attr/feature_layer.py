@@ -14,7 +14,8 @@ from pml_extensions.attr.layouts import ChannelsFirst, Layout, find_layout
 __all__ = ["last_feature_layer"]
 
 _SCALE_MATTERS = 1e-3
-_FELT = 1e-2
+# Change of the output by an even filter, over that by no activation: near 0.9, or 0.03 where only an epsilon feels it
+_FELT = 0.1
 
 
 def last_feature_layer(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None = None) -> nn.Module:
@@ -57,9 +58,8 @@ def last_feature_layer(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | N
         if not visits:
             raise ValueError(f"no layer of {type(model).__name__} has places that reach its output")
         width = getattr(model, "num_features", None)
-        return _last_that_is_felt(
-            model, inputs, output, [visit for visit in visits if visit.width == width] or visits
-        ).layer
+        visits.sort(key=lambda visit: visit.width == width)
+        return _last_that_is_felt(model, inputs, output, visits).layer
 
 
 @dataclass(frozen=True)
@@ -154,8 +154,8 @@ def _last_that_is_felt(model: nn.Module, inputs: tuple[Tensor, ...], output: Ten
         return not even <= _FELT * removed
 
     last, *earlier = reversed(visits)
-    candidates = [last, *sorted(earlier, key=lambda visit: not visit.everything_passes)]
-    return next(filter(felt, candidates), last)
+    earlier.sort(key=lambda visit: not (visit.everything_passes and visit.width == last.width))
+    return next(filter(felt, [last, *earlier]), last)
 
 
 def _scaled(model: nn.Module, inputs: tuple[Tensor, ...], layer: nn.Module, factor: float) -> Tensor:
