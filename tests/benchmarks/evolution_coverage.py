@@ -7,6 +7,7 @@ Each name is a line of the results file, so an interrupted run goes on where it 
 the meta device, where its weights are told from its other parameters. Up to --max-parameters it is then given memory
 (zeros; bfloat16 beyond 400 million parameters, 8-bit floats beyond 4 billion), split by WELS(0.5) and reset, and
 every element is checked: the fit-hypothesis and whatever is not split are still zero, the reset-hypothesis is not.
+The largest take three bytes a parameter; MALLOC_MMAP_THRESHOLD_=1000000 keeps glibc from taking more.
 """
 
 import argparse
