@@ -87,15 +87,13 @@ def visit_layers(
     """Run a network and return its layers that have places, in the order in which they were done."""
     seen: list[tuple[str, nn.Module, Tensor]] = []
 
-    def note(name: str) -> Callable[[nn.Module, object, object], None]:
-        def hook(layer: nn.Module, _: object, output: object) -> None:
-            if (
-                isinstance(output, Tensor)
-                and output.is_floating_point()
-                and output.requires_grad
-                and len(output) == examples
-            ):
+    def note(name: str) -> Callable[[nn.Module, object, object], object]:
+        def hook(layer: nn.Module, _: object, output: object) -> object:
+            if isinstance(output, Tensor) and output.is_floating_point() and len(output) == examples:
+                if not output.requires_grad:  # a frozen network's
+                    output = output.detach().requires_grad_().clone()
                 seen.append((name, layer, output))
+            return output
 
         return hook
 
@@ -177,7 +175,7 @@ def _nodes_that_everything_passes(output: Tensor, parameters: Iterable[Tensor]) 
         node = stack[-1]
         ahead = [following for following, _ in node.next_functions if following is not None]
         waiting = [following for following in ahead if following not in order]
-        if waiting and node not in order:
+        if waiting:
             stack.extend(waiting)
             continue
         stack.pop()

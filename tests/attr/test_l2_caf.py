@@ -336,9 +336,10 @@ class ClassToken(nn.Module):
         return self.head(self.norm(x)[:, 0])
 
 
-def test_layers_whose_places_lead_nowhere_name_the_nearest_that_will_do():
+@pytest.mark.parametrize("trainable", [True, False])
+def test_layers_whose_places_lead_nowhere_name_the_nearest_that_will_do(trainable):
     torch.manual_seed(0)
-    model, x = ClassToken().eval(), images()
+    model, x = ClassToken().eval().requires_grad_(trainable), images()
     with pytest.raises(ValueError, match=r"LayerNorm has no map: its places do not reach the output.*'norm1'"):
         L2CAF(model, model.norm).attribute(x)
     with pytest.raises(ValueError, match="pass an earlier layer"):
