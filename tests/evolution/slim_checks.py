@@ -51,13 +51,13 @@ def analyse_recording(split, model):
 
 
 class InDoubles(TorchFunctionMode):
-    """Leave out the casts of a model's code from double to single precision."""
+    """Compute in double precision what a model's code casts to single."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         doubles = bool(args) and isinstance(args[0], torch.Tensor) and args[0].dtype == torch.float64
-        if doubles and func is torch.Tensor.float:
-            return args[0]
+        if func is torch.Tensor.float and args[0].dtype is not torch.float32:
+            return args[0].double()
         if doubles and func is torch.Tensor.to:
             args = tuple(torch.float64 if a is torch.float32 else a for a in args)
         if doubles and kwargs.get("dtype") is torch.float32:
@@ -224,6 +224,14 @@ def gathers_over_widths(widths, calls):
         if any(slim_size(a, widths.sizes) < size(a) for a in axes) and call.name not in {"mean", "amax"}:
             return True
     return False
+
+
+def amplification(model, split):
+    """Return how far the dense network's output moves where its input moves by 1e-14: what rounding alone may do."""
+    dense = randomised(model)
+    inputs = input_like(dense, split)
+    with torch.no_grad(), InDoubles():
+        return relative_error(dense(*inputs), dense(*(x * (1 + 1e-14) for x in inputs)))
 
 
 def exactness(model, split, train=False):
