@@ -145,6 +145,12 @@ def train_slim_alone(task: Task, split: KELS, epochs: int, seed: int) -> list[fl
     return [evaluate(model, task)]
 
 
+def mean_and_spread(values: tuple[float, ...]) -> str:
+    """Return the mean and, of several values, their standard deviation."""
+    spread = f" ± {statistics.stdev(values):3.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):5.1f}{spread}"
+
+
 def main() -> None:
     """Run all methods on some seeds, print the table and save the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -168,8 +174,7 @@ def main() -> None:
 
     print(f"{task.measure}: mean ± standard deviation over {len(seeds)} seeds, {epochs} epochs a generation")
     for name, runs in scores.items():
-        columns = [f"{statistics.mean(g):5.1f} ± {statistics.pstdev(g):3.1f}" for g in zip(*runs, strict=True)]
-        print(f"{name:>20}  " + "  ".join(columns))
+        print(f"{name:>20}  " + "  ".join(map(mean_and_spread, zip(*runs, strict=True))))
     if arguments.figure:
         draw(scores, task.measure, epochs).savefig(arguments.figure, dpi=120)
 

@@ -11,11 +11,12 @@ import svmax
 import two_head as heads
 
 mpl.use("Agg")
+from maps import CLASSIFIER, EMBEDDER, GRAD_CAM, RANDOM
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from results import Estimate, Results, Values, difference
-from tables import PLAIN, STRONG, head_rows
+from tables import PLAIN, STRONG, head_rows, map_rows
 
 Line = Mapping[float, Values]  # x -> values by seed
 
@@ -54,7 +55,7 @@ def differences(axes: Axes, labels: Sequence[str], values: Sequence[Values], con
             axes.plot(each, [place] * len(each), ".", color="C0", alpha=0.4)
             axes.errorbar(change.mean, place, xerr=change.half, fmt="o", color="C0", capsize=3)
     axes.set_yticks(range(len(labels)), labels)
-    axes.invert_yaxis()
+    axes.set_ylim(len(labels) - 0.5, -0.5)
 
 
 def beyond(values: Values, control: Values) -> Values:
@@ -163,6 +164,22 @@ def together_figure(results: Results) -> Figure:
     return figure
 
 
+def map_figure(photographs: Results, clutter: Results) -> Figure:
+    """Draw the differences from Grad-CAM: a row a network, without the random map, which is far off."""
+    taken = ((photographs, "insertion"), (clutter, "insertion"), (clutter, "mass in the box"), (clutter, "sensitivity"))
+    figure, axes = panels(len(taken), 3.4, 2.8, rows=2)
+    for place, axis in enumerate(axes):
+        network, (results, measure) = (CLASSIFIER, EMBEDDER)[place // len(taken)], taken[place % len(taken)]
+        rows = [row for row in map_rows(network) if row.where["method"] not in {GRAD_CAM, RANDOM}]
+        values = [results.values(measure, row.where) for row in rows]
+        differences(axis, [row.label for row in rows], values, results.values(measure, rows[0].control or {}))
+        images = "photographs" if results is photographs else "digits"
+        axis.set(title=f"{network}, {images}:\n{measure}", xlabel="points beyond Grad-CAM")
+        if place % len(taken):
+            axis.set_yticks([])
+    return figure
+
+
 def figures(folder: Path) -> dict[str, Callable[[], Figure]]:
     """Return the figures by file name."""
     grid, weights = Results.load(folder, "svmax"), Results.load(folder, "svmax", "svmax_weight")
@@ -174,4 +191,5 @@ def figures(folder: Path) -> dict[str, Callable[[], Figure]]:
         "two_head.png": lambda: head_figure(Results.load(folder, "two_head")),
         "knowledge_evolution.png": lambda: evolution_figure(few, PLAIN, STRONG),
         "all_together.png": lambda: together_figure(all_parts),
+        "l2_caf.png": lambda: map_figure(Results.load(folder, "l2_caf_photographs"), Results.load(folder, "l2_caf")),
     }

@@ -1,6 +1,6 @@
 """The tables of the studies' pages."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import all_together as together
@@ -8,6 +8,8 @@ import knowledge_evolution as evolution
 import slim_cost
 import svmax
 import two_head as heads
+from map_measures import FAITHFULNESS, LOCALISATION
+from maps import GRAD_CAM, METHODS
 from results import Column, Results, Row, compared, table, tally
 
 PLAIN, STRONG = {"regularization": "plain"}, {"regularization": "strong"}
@@ -146,6 +148,17 @@ def cost_table(results: Results) -> str:
     return table(results, "8 images", rows, [Column(name, name, {}, digits=2) for name in slim_cost.MEASURES])
 
 
+def map_rows(network: str) -> list[Row]:
+    """Return the methods for a network, compared with Grad-CAM."""
+    control = {"network": network, "method": GRAD_CAM}
+    return [Row(m, {"network": network, "method": m}, None if m == GRAD_CAM else control) for m in METHODS[network]]
+
+
+def map_table(results: Results, title: str, network: str, measures: Sequence[str]) -> str:
+    """Return the measures of a network's maps."""
+    return table(results, title, map_rows(network), [Column(name, name, {}) for name in measures])
+
+
 def tables(folder: Path) -> dict[str, Callable[[], str]]:
     """Return what the pages' placeholders stand for."""
     grid, weights = Results.load(folder, "svmax"), Results.load(folder, "svmax", "svmax_weight")
@@ -154,6 +167,7 @@ def tables(folder: Path) -> dict[str, Callable[[], str]]:
     new, more = (Results.load(folder, f"evolution_{name}") for name in ("retrieval", "more_images"))
     cost = Results.load(folder, "slim_cost")
     all_parts = Results.load(folder, "all_together", "all_together_digits")
+    photographs, clutter = Results.load(folder, "l2_caf_photographs"), Results.load(folder, "l2_caf")
     return {
         "svmax runs": lambda: grid.provenance,
         "svmax tally": lambda: svmax_tally(grid),
@@ -179,4 +193,18 @@ def tables(folder: Path) -> dict[str, Callable[[], str]]:
         "together runs": lambda: all_parts.provenance,
         "together Fashion-MNIST": lambda: together_table(all_parts, "Fashion-MNIST"),
         "together digits": lambda: together_table(all_parts, "digits"),
+        "photograph runs": lambda: photographs.provenance,
+        **{
+            f"photographs {network}": lambda network=network: map_table(
+                photographs, f"{network}, photographs", network, FAITHFULNESS
+            )
+            for network in METHODS
+        },
+        "clutter runs": lambda: clutter.provenance,
+        **{
+            f"clutter {network}": lambda network=network: map_table(
+                clutter, f"{network}, digits on clutter", network, (*LOCALISATION, *FAITHFULNESS)
+            )
+            for network in METHODS
+        },
     }

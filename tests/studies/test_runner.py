@@ -170,6 +170,7 @@ def test_images_are_divided_by_class(load):
         pytest.param("two_head", "two_head", marks=pytest.mark.slow),
         pytest.param("knowledge_evolution", "evolution", marks=pytest.mark.slow),
         pytest.param("all_together", "all_together", marks=pytest.mark.slow),
+        pytest.param("l2_caf", "l2_caf", marks=pytest.mark.slow),
     ],
 )
 def test_a_study_runs(load, monkeypatch, script, name):

@@ -1,0 +1,42 @@
+"""Photographs that come with packages, and a classifier and an embedder with real ImageNet weights for them."""
+
+import sys
+from pathlib import Path
+
+import matplotlib.cbook
+import numpy as np
+import skimage.data
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_image
+from torch import Tensor, nn
+
+sys.path.append(str(Path(__file__).parents[1]))
+from attention_maps import Embedder, lite0
+
+PHOTOGRAPHS = (
+    skimage.data.coffee,
+    skimage.data.chelsea,
+    lambda: skimage.data.stereo_motorcycle()[0],
+    skimage.data.astronaut,
+    skimage.data.rocket,
+    lambda: load_sample_image("flower.jpg"),
+    lambda: load_sample_image("china.jpg"),
+    lambda: np.array(Image.open(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))),
+)
+
+
+def photograph(number: int) -> Tensor:
+    """Return one of the eight photographs, (1, 3, 224, 224) in [-1, 1]."""
+    image = Image.fromarray(PHOTOGRAPHS[number]()).convert("RGB").resize((224, 224))
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def classifier() -> nn.Module:
+    """Return a network that names what is on a photograph."""
+    return lite0()
+
+
+def embedder() -> nn.Module:
+    """Return the network's pooled features."""
+    return Embedder(lite0()).eval()
