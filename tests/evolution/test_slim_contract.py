@@ -250,3 +250,25 @@ def test_operations_of_the_summary_are_those_of_one_input():
     assert summary.dense_parameters == 3 * 8 + 8 + 8 * 2 + 2
     assert summary.slim_parameters == 3 * 4 + 4 + 4 * 2 + 2
     assert summary.whole == ()
+
+
+class HeadlessEncoder(nn.Sequential):
+    """A model with timm's methods that has no head, as timm's own encoders for language models."""
+
+    num_features = 8
+
+    def forward_features(self, x):
+        return super().forward(x)
+
+    def forward_head(self, x, pre_logits=False):
+        raise NotImplementedError("no use for classification")
+
+    def forward(self, x):
+        return self.forward_features(x)
+
+
+@pytest.mark.parametrize("head", [HeadlessEncoder.forward_head, lambda self, x: x], ids=["refuses", "takes less"])
+def test_a_head_that_cannot_run_up_to_its_logits_is_no_hindrance(monkeypatch, head):
+    monkeypatch.setattr(HeadlessEncoder, "forward_head", head)
+    slim = KELS(0.5, example_input=torch.zeros(2, 3)).slim(HeadlessEncoder(nn.Linear(3, 16), nn.Linear(16, 8)))
+    assert [layer.out_features for layer in slim] == [8, 8]
