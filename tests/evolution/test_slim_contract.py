@@ -272,3 +272,23 @@ def test_a_head_that_cannot_run_up_to_its_logits_is_no_hindrance(monkeypatch, he
     monkeypatch.setattr(HeadlessEncoder, "forward_head", head)
     slim = KELS(0.5, example_input=torch.zeros(2, 3)).slim(HeadlessEncoder(nn.Linear(3, 16), nn.Linear(16, 8)))
     assert [layer.out_features for layer in slim] == [8, 8]
+
+
+class NewClassifierOfFixedWidth(nn.Sequential):
+    """A model whose classifier, made anew, has a hidden layer of a width that stands in the code."""
+
+    num_classes = 2
+
+    def __init__(self):
+        super().__init__(nn.Linear(3, 16), nn.Linear(16, 2))
+
+    def reset_classifier(self, num_classes):
+        self[1] = nn.Sequential(nn.Linear(self[0].out_features, 6), nn.LayerNorm(6), nn.Linear(6, num_classes))
+
+
+def test_what_stays_whole_is_of_the_model_not_of_a_classifier_yet_to_come():
+    split = KELS(0.5, example_input=torch.zeros(2, 3))
+    assert split.widths(NewClassifierOfFixedWidth()).whole == []
+    slim = split.slim(NewClassifierOfFixedWidth())
+    slim.reset_classifier(4)
+    assert slim(torch.zeros(2, 3)).shape == (2, 4)

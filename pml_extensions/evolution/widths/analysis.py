@@ -77,7 +77,7 @@ def analyse(model: nn.Module, inputs: tuple[Any, ...], rate: float, multiple: in
             f"{len(broken)} equations between sizes have no solution, the first at {broken[0].where}; no slim network "
             "can be made of this model, but splits of single weights (WELS) work"
         )
-    return Widths(watched, solution.sizes, solution.attributes, _whole(trace.weight_axes, solution.sizes))
+    return Widths(watched, solution.sizes, solution.attributes, _whole(watched.weight_axes, solution.sizes))
 
 
 def wanted_sizes(trace: Trace, rate: float, multiple: int) -> dict[Leaf, int]:

@@ -26,6 +26,8 @@ class Watched:
     Attributes:
         trace: axes and equations.
         axes: the axes of every tensor that the model holds and its forward used, by name.
+        weight_axes: the axes of the model's own weights, in order of use, with the line of code; the trace has those of
+            a new classifier besides.
         tells: integers by which a timm model tells of its widths, with the axes they are about.
         inputs: the stand-ins that it was run with.
         outputs: the shapes that it returned.
@@ -34,6 +36,7 @@ class Watched:
 
     trace: Trace
     axes: dict[str, list[Axis]]
+    weight_axes: list[tuple[Axis, str]]
     tells: dict[Attribute, Axis]
     inputs: tuple[Any, ...]
     outputs: list[torch.Size]
@@ -104,9 +107,10 @@ def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Watched:
             lean.eval()
         with trace, WatchIntegers(trace):
             contract.head()
+        weight_axes = list(trace.weight_axes)
         new_classifier(lean, trace, forward)
     axes = {name: trace.axes(tensor) for name, tensor in named.items() if trace.seen(tensor)}
-    return Watched(trace, axes, contract.tells, inputs, shapes, trained)
+    return Watched(trace, axes, weight_axes, contract.tells, inputs, shapes, trained)
 
 
 def run_watched(trace: Trace, model: nn.Module, inputs: tuple[Any, ...]) -> Any:
