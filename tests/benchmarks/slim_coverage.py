@@ -9,7 +9,8 @@ Every model runs in a process of its own, forked from one that has imported torc
 DIR/slim.jsonl, and what stands there is not run again. ``--models`` is ``smallest`` or ``middle`` (one model of each of
 timm's modules), ``all``, or names. ``--size small`` is the first of some small sizes that the dense model takes, and
 the default size where it takes none. Without checks the weights are left uninitialised, for no values are needed: the
-slim network is cut and run once for its shapes, as always before it is handed out.
+slim network is cut and run once for its shapes, as always before it is handed out. From 4 G parameters on they are in
+bfloat16.
 """
 
 import argparse
@@ -39,6 +40,7 @@ from pml_extensions.evolution.widths.forward import shapes_of_output  # noqa: E4
 from pml_extensions.evolution.widths.inputs import stand_in_inputs  # noqa: E402
 from pml_extensions.evolution.widths.stand_ins import stand_in  # noqa: E402
 
+LARGE = 4_000_000_000
 SMALL = (64, 96, 128, 160, 192, 224, 256)
 CHECKS = ("runs", "trains", "exports", "exact")
 FILLS = {"normal_", "uniform_", "erfinv_", "trunc_normal_", "fill_", "zero_"}
@@ -55,10 +57,11 @@ HEAD = """# Coverage of timm by KELS
 
 Written by `tests/benchmarks/slim_coverage.py`; its head says how. Smallest and middle: one model of each of timm's
 modules, by number of parameters; all: every name of `timm.list_models()`, as far as run. Small: the first of 64, 96,
-128, 160, 192, 224 and 256 pixels that the dense model takes; default: the size that timm names. A row counts models;
-"k of n" where a check was made for n of them only, empty where for none. No slim network is handed out, or counted,
-that has not run once for its shapes. Runs, trains, exports: with values. Exact: slim equals the dense network with its
-reset-hypothesis set to zero, norms over channels taken over the kept ones, relative error below 1e-9 in float64.
+128, 160, 192, 224 and 256 pixels that the dense model takes; default: the size that timm names, at which a model that
+takes no smaller input is checked. A row counts models; "k of n" where a check was made for n of them only, empty where
+for none. No slim network is handed out, or counted, that has not run once for its shapes. Runs, trains, exports: with
+values. Exact: slim equals the dense network with its reset-hypothesis set to zero, norms over channels taken over the
+kept ones, relative error below 1e-9 in float64.
 
 | models | rate | input | number | same class | every width cut | runs | trains | exports | exact | slim / dense |
 |---|---|---|---|---|---|---|---|---|---|---|"""
@@ -182,14 +185,17 @@ def check_exact(model, slim, split, batch):
     return [kind, error] if error < 1e-9 else [kind, error, amplification(model, split)]
 
 
-def forked(name, rate, size, checks, gibibytes):
+def forked(key, checks, gibibytes, params):
     """Run ``examine`` in a forked process with limited memory and time; return its line."""
+    name, rate, size = key
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         resource.setrlimit(resource.RLIMIT_DATA, (gibibytes << 30, gibibytes << 30))
         resource.setrlimit(resource.RLIMIT_CPU, (1200, 1200))
         warnings.simplefilter("ignore")
+        if params >= LARGE:
+            torch.set_default_dtype(torch.bfloat16)
         try:
             row = examine(name, rate, size, checks)
         except BaseException as error:  # noqa: BLE001  # a line of the table
@@ -223,25 +229,26 @@ def rows_by_key(out):
 def run(arguments):
     """Run what is not done yet: what the arguments name, or the whole plan, the most telling first."""
     known = rows_by_key(arguments.out)
+    params = {row["name"]: row["params"] for row in listed(arguments.out)}
     stop = time.monotonic() + arguments.seconds
     given = (arguments.models, arguments.rates, arguments.size, arguments.checks)
     for models, rates, size, checks in [given] if arguments.models else PLAN:
         for name in chosen(arguments.out, models):
             for rate in rates:
                 if time.monotonic() < stop:
-                    run_one(arguments, known, (name, rate, size), checks)
+                    run_one(arguments, known, (name, rate, size), checks, params[name])
 
 
-def run_one(arguments, known, key, checks):
+def run_one(arguments, known, key, checks, params):
     """Append the line of one model, and that at its default size where it takes no smaller input."""
     row = known.get(key, {})
     if not row or not (set(checks) <= row.keys() or "error" in row or "skipped" in row):
-        row = known[key] = forked(*key, checks, arguments.gibibytes)
+        row = known[key] = forked(key, checks, arguments.gibibytes, params)
         with (arguments.out / "slim.jsonl").open("a") as file:
             print(json.dumps(row), file=file)
         print(summary(row), flush=True)
     if "skipped" in row:
-        run_one(arguments, known, (*key[:2], "default"), checks)
+        run_one(arguments, known, (*key[:2], "default"), checks, params)
 
 
 def summary(row):
@@ -270,9 +277,8 @@ def table(out):
             group = [r for r in rows if (r["rate"], r["size"]) == (rate, size) and r["name"] in among]
             if group and (which != "all" or len(group) > len(among) / 5):
                 print(line(which, rate, size, group))
-    print(
-        f"\nOf the {len(names):,} names, {len({r['name'] for r in rows if r['rate'] == 0.5}):,} were run at rate 0.5."
-    )
+    ran = {row["name"] for row in rows if row["rate"] == 0.5 and "error" not in row}
+    print(f"\nOf the {len(names):,} names, {len(ran):,} were cut and run at rate 0.5; what was not is listed below.")
     seconds = sorted(row["seconds"] for row in rows if "seconds" in row)
     median, most = seconds[len(seconds) // 2], seconds[len(seconds) * 95 // 100]
     print(f"The analysis took {median:.1f} s of one core in the median, {most:.1f} s at the 95th percentile and")
