@@ -205,8 +205,8 @@ def test_captums_metrics_tunnels_and_pictures():
     # sensitivity_max hands on a tuple and wants one back, which no layer attribution of captum returns
     assert sensitivity_max(lambda i, target: (upsampled(i, target),), x, target=1).isfinite().all()
     assert sensitivity_max(lambda i, target: (explain.attribute(i, target),), x, target=1).shape == (3,)
-    tunnel = NoiseTunnel(explain).attribute(x, nt_samples=3, stdevs=1e-6, target=[0, 1, 2])
-    torch.testing.assert_close(tunnel, explain.attribute(x, [0, 1, 2]), atol=1e-3, rtol=0)
+    tunnel = NoiseTunnel(explain).attribute(x, nt_samples=3, stdevs=1e-9, target=[0, 1, 2])
+    torch.testing.assert_close(tunnel, explain.attribute(x, [0, 1, 2]), atol=1e-5, rtol=0)
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")
     picture = upsampled(x, 1)[0].permute(1, 2, 0).numpy()
