@@ -11,7 +11,7 @@ import svmax
 import two_head as heads
 
 mpl.use("Agg")
-from maps import CLASSIFIER, EMBEDDER, GRAD_CAM, RANDOM
+from maps import GRAD_CAM, METHODS, RANDOM
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -168,14 +168,13 @@ def map_figure(photographs: Results, clutter: Results) -> Figure:
     """Draw the differences from Grad-CAM: a row a network, without the random map, which is far off."""
     taken = ((photographs, "insertion"), (clutter, "insertion"), (clutter, "mass in the box"), (clutter, "sensitivity"))
     figure, axes = panels(len(taken), 3.4, 2.8, rows=2)
-    for place, axis in enumerate(axes):
-        network, (results, measure) = (CLASSIFIER, EMBEDDER)[place // len(taken)], taken[place % len(taken)]
+    for axis, (network, (results, measure)) in zip(axes, itertools.product(METHODS, taken), strict=True):
         rows = [row for row in map_rows(network) if row.where["method"] not in {GRAD_CAM, RANDOM}]
         values = [results.values(measure, row.where) for row in rows]
         differences(axis, [row.label for row in rows], values, results.values(measure, rows[0].control or {}))
         images = "photographs" if results is photographs else "digits"
         axis.set(title=f"{network}, {images}:\n{measure}", xlabel="points beyond Grad-CAM")
-        if place % len(taken):
+        if (results, measure) != taken[0]:
             axis.set_yticks([])
     return figure
 

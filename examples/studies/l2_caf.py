@@ -76,15 +76,9 @@ def run_digits(setting: Setting, seed: int, quick: bool) -> Measures:
 
 def run_photographs(setting: Setting, seed: int, _: bool) -> Measures:
     """Return what one method's map of a photograph is worth."""
-    from photographs import classifier, embedder, photograph  # with packages that nothing else here needs
+    from photographs import subject  # with packages that nothing else here needs
 
-    images = photograph(seed)
-    if setting["network"] == CLASSIFIER:
-        model = classifier()
-        subject = Subject(model, images, model(images).argmax(1))
-    else:
-        subject = Subject(embedder(), images, None)
-    return map_measures(subject, setting["method"], None)
+    return map_measures(subject(setting["network"], seed), setting["method"], None)
 
 
 SETTINGS = [{"network": network, "method": method} for network, methods in METHODS.items() for method in methods]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from captum.attr import LayerAttribution
 from captum.metrics import infidelity, sensitivity_max
-from maps import FUNCTIONS, RANDOM, Subject
+from maps import FUNCTIONS, OCCLUSION, RANDOM, Subject
 from torch import Tensor
 
 STEPS, NOISE = 16, 0.1
@@ -23,7 +23,7 @@ def map_measures(subject: Subject, method: str, box: Tensor | None) -> dict[str,
     found = localisation(upsampled[:, 0], box) if box is not None else {}
     found |= insertion_deletion(subject, upsampled)
     found["infidelity"] = unfaithfulness(subject, upsampled)
-    if method not in {RANDOM, "Occlusion"}:  # nothing to move; and as many runs again for every window
+    if method not in {RANDOM, OCCLUSION}:  # nothing to move; and as many runs again for every window
         found["sensitivity"] = unsteadiness(subject, method)
     return found
 
@@ -44,11 +44,12 @@ def insertion_deletion(subject: Subject, maps: Tensor) -> dict[str, float]:
     images = subject.images
     blurred = F.avg_pool2d(F.pad(images, [24] * 4, mode="reflect"), 49, stride=1)
     rank = maps.flatten(1).argsort(1, descending=True).argsort(1).view_as(maps) / maps[0].numel()
+    whole = subject.score(images).mean()
 
     def mean_score(best: Tensor, others: Tensor) -> float:
         shown = [torch.where(rank < step / STEPS, best, others) for step in range(STEPS + 1)]
         scores = torch.stack([subject.score(changed).mean() for changed in shown])
-        return 100 * (scores.mean() / subject.score(images).mean()).item()
+        return 100 * (scores.mean() / whole).item()
 
     return {"insertion": mean_score(images, blurred), "deletion": mean_score(blurred, images)}
 

@@ -132,7 +132,7 @@ def random(subject: Subject, images: Tensor) -> Tensor:
     return torch.rand(len(images), 1, *subject.grid)
 
 
-GRAD_CAM, RANDOM = "LayerGradCam", "random"
+GRAD_CAM, OCCLUSION, RANDOM = "LayerGradCam", "Occlusion", "random"
 CLASSIFIER, EMBEDDER = "classifier", "embedder"
 OF_OUTPUT: dict[str, Callable[[Subject, Tensor], Tensor]] = {
     "L2-CAF, oblivious": oblivious,
@@ -140,7 +140,7 @@ OF_OUTPUT: dict[str, Callable[[Subject, Tensor], Tensor]] = {
     "LayerCAM": layer_cam,
     "EigenCAM": eigen_cam,
     "Saliency": saliency,
-    "Occlusion": occlusion,
+    OCCLUSION: occlusion,
     RANDOM: random,
 }
 OF_CLASS = {"L2-CAF, class": of_class, "L2-CAF, class, positive part": positive_part}

@@ -1,4 +1,4 @@
-"""Photographs that come with packages, and a classifier and an embedder with real ImageNet weights for them."""
+"""Photographs that come with packages, and what a map of them should explain of a network with ImageNet weights."""
 
 import sys
 from pathlib import Path
@@ -7,9 +7,10 @@ import matplotlib.cbook
 import numpy as np
 import skimage.data
 import torch
+from maps import CLASSIFIER, Subject
 from PIL import Image
 from sklearn.datasets import load_sample_image
-from torch import Tensor, nn
+from torch import Tensor
 
 sys.path.append(str(Path(__file__).parents[1]))
 from attention_maps import Embedder, lite0
@@ -22,7 +23,7 @@ PHOTOGRAPHS = (
     skimage.data.rocket,
     lambda: load_sample_image("flower.jpg"),
     lambda: load_sample_image("china.jpg"),
-    lambda: np.array(Image.open(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))),
+    lambda: np.array(Image.open(matplotlib.cbook.get_sample_data("grace_hopper.jpg"))),
 )
 
 
@@ -32,11 +33,9 @@ def photograph(number: int) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
-def classifier() -> nn.Module:
-    """Return a network that names what is on a photograph."""
-    return lite0()
-
-
-def embedder() -> nn.Module:
-    """Return the network's pooled features."""
-    return Embedder(lite0()).eval()
+def subject(network: str, number: int) -> Subject:
+    """Return a photograph, and the network that names what is on it or, by its pooled features, embeds it."""
+    model, images = lite0(), photograph(number)
+    if network == CLASSIFIER:
+        return Subject(model, images, model(images).argmax(1))
+    return Subject(Embedder(model).eval(), images, None)

@@ -5,6 +5,7 @@
     python tests/benchmarks/slim_coverage.py run --out DIR --models resnet18,vgg11 --rates 0.3 0.9 --checks exact
     python tests/benchmarks/slim_coverage.py table --out DIR > docs/coverage.md
 
+The lines behind docs/coverage.md are in docs/results/kels: give that as DIR to go on with them.
 Every model runs in a process of its own, forked from one that has imported torch and timm; its lines go to
 DIR/slim.jsonl, and what stands there is not run again. ``--models`` is ``smallest`` or ``middle`` (one model of each of
 timm's modules), ``all``, or names. ``--size small`` is the first of some small sizes that the dense model takes, and
@@ -52,6 +53,10 @@ PLAN = (  # models, rates, size, checks
     ("middle", (0.5,), "small", CHECKS),
     ("middle", (0.3, 0.75, 0.25), "small", ("runs",)),
     ("smallest", (0.3, 0.75, 0.25), "default", ()),
+    ("middle", (0.3, 0.75, 0.25), "default", ()),
+    ("middle", (0.3, 0.75, 0.25), "small", CHECKS),
+    ("smallest", (0.5, 0.3, 0.75, 0.25), "default", CHECKS),
+    ("middle", (0.5, 0.3, 0.75, 0.25), "default", CHECKS),
 )
 HEAD = """# Coverage of timm by KELS
 
@@ -68,13 +73,14 @@ kept ones, relative error below 1e-9 in float64.
 
 
 def listed(out):
-    with (out / "models.jsonl").open() as file:
-        return [json.loads(line) for line in file]
+    """Return the lines that ``list`` has written so far."""
+    path = out / "models.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def list_models(out):
     """Write one line a name: its module, its number of parameters and its default input size."""
-    done = {row["name"] for row in listed(out)} if (out / "models.jsonl").exists() else set()
+    done = {row["name"] for row in listed(out)}
     with (out / "models.jsonl").open("a") as file:
         for name in timm.list_models():
             if name not in done:
@@ -89,6 +95,8 @@ def chosen(out, which):
     rows = sorted(listed(out), key=lambda row: row["params"])
     if which not in {"smallest", "middle", "all"}:
         return which.split(",")
+    if not rows:
+        raise SystemExit(f"{out} has no models.jsonl: run `list` first")
     if which == "all":
         return [row["name"] for row in rows]
     modules = {}
@@ -236,7 +244,7 @@ def run(arguments):
         for name in chosen(arguments.out, models):
             for rate in rates:
                 if time.monotonic() < stop:
-                    run_one(arguments, known, (name, rate, size), checks, params[name])
+                    run_one(arguments, known, (name, rate, size), checks, params.get(name, 0))
 
 
 def run_one(arguments, known, key, checks, params):

@@ -185,6 +185,17 @@ def test_a_study_runs(load, monkeypatch, script, name):
     assert all(0 <= value < float("inf") for value in measures.values())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["classifier", "embedder"])
+def test_maps_of_a_photograph_are_measured(load, network):
+    pytest.importorskip("skimage")
+    study = load("l2_caf").STUDIES[0]
+    setting = next(setting for setting in study.settings if setting["network"] == network)
+    measures = study.run(setting, 7, True)
+    assert set(measures) == set(study.measures)
+    assert measures["deletion"] < measures["insertion"]
+
+
 def test_a_diverged_network_retrieves_by_chance(load):
     measures = load("measures")
     diverged = torch.nn.Linear(4, 3)
