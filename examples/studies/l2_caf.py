@@ -74,7 +74,7 @@ def run_digits(setting: Setting, seed: int, quick: bool) -> Measures:
     return found | map_measures(subject, setting["method"], box)
 
 
-def run_photographs(setting: Setting, seed: int, _: bool) -> Measures:
+def run_photographs(setting: Setting, seed: int, quick: bool) -> Measures:  # noqa: ARG001  # quick already
     """Return what one method's map of a photograph is worth."""
     from photographs import subject  # with packages that nothing else here needs
 

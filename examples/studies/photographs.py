@@ -23,7 +23,7 @@ PHOTOGRAPHS = (
     skimage.data.rocket,
     lambda: load_sample_image("flower.jpg"),
     lambda: load_sample_image("china.jpg"),
-    lambda: np.array(Image.open(matplotlib.cbook.get_sample_data("grace_hopper.jpg"))),
+    lambda: np.array(Image.open(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))),
 )
 
 

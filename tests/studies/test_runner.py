@@ -191,7 +191,7 @@ def test_maps_of_a_photograph_are_measured(load, network):
     pytest.importorskip("skimage")
     study = load("l2_caf").STUDIES[0]
     setting = next(setting for setting in study.settings if setting["network"] == network)
-    measures = study.run(setting, 7, True)
+    measures = study.run(setting, 7, quick=True)
     assert set(measures) == set(study.measures)
     assert measures["deletion"] < measures["insertion"]
 
