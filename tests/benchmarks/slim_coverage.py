@@ -60,13 +60,13 @@ PLAN = (  # models, rates, size, checks
 )
 HEAD = """# Coverage of timm by KELS
 
-Written by `tests/benchmarks/slim_coverage.py` from the rows in `docs/results/kels`. Smallest and middle: one model of each of timm's
-modules, by number of parameters; all: every name of `timm.list_models()`, as far as run. Small: the first of 64, 96,
-128, 160, 192, 224 and 256 pixels that the dense model takes; default: the size that timm names, at which a model that
-takes no smaller input is checked. A row counts models; "k of n" where a check was made for n of them only, empty where
-for none. No slim network is handed out, or counted, that has not run once for its shapes. Runs, trains, exports: with
-values. Exact: slim equals the dense network with its reset-hypothesis set to zero, norms over channels taken over the
-kept ones, relative error below 1e-9 in float64.
+Written by `tests/benchmarks/slim_coverage.py` from the rows in `docs/results/kels`. Smallest and middle: one model of
+each of timm's modules, by number of parameters; all: every name of `timm.list_models()`, as far as run. Small: the
+first of 64, 96, 128, 160, 192, 224 and 256 pixels that the dense model takes; default: the size that timm names, at
+which a model that takes no smaller input is checked. A row counts models; "k of n" where a check was made for n of
+them only, empty where for none. No slim network is handed out, or counted, that has not run once for its shapes.
+Runs, trains, exports: with values. Exact: slim equals the dense network with its reset-hypothesis set to zero, norms
+over channels taken over the kept ones, relative error below 1e-9 in float64.
 
 | models | rate | input | number | same class | every width cut | runs | trains | exports | exact | slim / dense |
 |---|---|---|---|---|---|---|---|---|---|---|"""
