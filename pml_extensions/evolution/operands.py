@@ -5,7 +5,8 @@ computed from the input. On the way there it may be viewed, cast, rescaled or st
 interpolated, as tables of positions are. A table that enters a product all the same shows itself by what follows: the
 axis that it adds is padded or gathered, so its entries are places and not features (relative positions in attention).
 
-The pass runs once, in evaluation mode, in a copy of the model whose tensors have shapes and no data.
+The pass runs once, in evaluation mode, in a copy of the model whose tensors have shapes and no data; floating-point
+inputs get the type of the model's parameters.
 """
 
 import copy
@@ -84,7 +85,7 @@ def _inputs(model: nn.Module, example_input: Tensor | tuple[Tensor, ...] | None)
         if isinstance(config, Mapping) and "input_size" in config:
             channels, *size = config["input_size"]
             size = getattr(getattr(layer, "patch_embed", None), "img_size", None) or size
-            return (torch.empty(2, channels, *size, dtype=next(model.parameters()).dtype, device="meta"),)
+            return (torch.empty(2, channels, *size, device="meta"),)
     return None
 
 
@@ -105,8 +106,12 @@ def _watched_pass(
     plain = [value for layer in model.modules() for value in vars(layer).values() if isinstance(value, Tensor)]
     shells = {id(tensor): shell(tensor) for tensor in [*model.parameters(), *model.buffers(), *plain]}
     hollow_model = copy.deepcopy(model, dict(shells)).eval()
+    dtype = next((p.dtype for p in model.parameters() if p.dtype.is_floating_point), torch.float32)
     with fake:
-        hollow_inputs = [torch.empty(value.shape, dtype=value.dtype, device=device) for value in inputs]
+        hollow_inputs = [
+            torch.empty(value.shape, dtype=dtype if value.is_floating_point() else value.dtype, device=device)
+            for value in inputs
+        ]
     watch = _Watch(
         {name: shells[id(parameter)] for name, parameter in candidates.items()},
         [shells[id(weight)] for weight in known],

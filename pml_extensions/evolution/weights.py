@@ -49,9 +49,9 @@ def find_weights(model: nn.Module, example_input: ExampleInput = None) -> FoundW
 
     Args:
         model: any module. It is neither run nor changed: the forward pass happens in a copy that holds no data.
-        example_input: input of that forward pass, two or more samples; by default of the size that a timm model
-            declares. Where neither is known, or the pass fails, the parameters in question count as no weights; the
-            reason says so.
+        example_input: input of that forward pass, two or more samples of any precision; by default of the size that
+            a timm model declares. Where neither is known, or the pass fails, the parameters in question count as no
+            weights; the reason says so.
 
     Returns:
         The weights, and the reasons for the rest, in the order of ``model.named_parameters()``.

@@ -38,6 +38,7 @@ STRICT = {
     "repvit_m1",
     "fasternet_t0",
     "levit_128s",
+    "tf_efficientnet_cc_b0_4e",
 }
 
 

@@ -194,6 +194,12 @@ def test_a_use_that_is_not_known_is_no_weight_and_says_why():
     assert reason.startswith("use unknown: the forward pass failed: DataDependentOutputException")
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_model_of_another_precision_than_the_example(dtype):
+    example = torch.randn(2, 7, 6)
+    assert set(find_weights(Bare().to(dtype), example).weights) == set(find_weights(Bare(), example).weights)
+
+
 def test_the_model_is_neither_run_nor_changed():
     class Counting(Bare):
         calls = 0
