@@ -22,17 +22,6 @@ def check_inputs(inputs: object) -> tuple[Tensor, ...]:
     return tensors
 
 
-def check_part(name: str, value: object, method: str, example: str) -> None:
-    """Raise unless an argument has the method that it is used for; a class in its place was meant to be an object."""
-    if isinstance(value, type):
-        raise TypeError(f"{name} must be an object, got the class {value.__name__}; write {value.__name__}()")
-    if not hasattr(value, method):
-        what = "callable" if method == "__call__" else f"have a method {method}"
-        raise TypeError(
-            f"{name} must {'be ' * (method == '__call__')}{what}, as {example} has, got {type(value).__name__}"
-        )
-
-
 def target_indices(target: Target, output: Tensor) -> Tensor:
     """Return captum's target as one row of output indices per example, (B, D - 1) for an output of D dimensions."""
     examples, width = len(output), output.ndim - 1

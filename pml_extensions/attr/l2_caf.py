@@ -17,7 +17,8 @@ from captum.attr import LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from pml_extensions.attr._arguments import Target, check_inputs, check_part, check_reference, target_indices
+from pml_extensions._settings import check_object
+from pml_extensions.attr._arguments import Target, check_inputs, check_reference, target_indices
 from pml_extensions.attr._exact import solve_exactly
 from pml_extensions.attr._network import examples_of, kept_buffers, module_of, refuse_foreign_layer, warn_if_training
 from pml_extensions.attr._problem import Problem, Solution, Solver
@@ -90,7 +91,7 @@ class L2CAF(LayerAttribution):
         if not callable(forward_func):
             raise TypeError(f"forward_func must be callable, a network, got {type(forward_func).__name__}")
         if layout is not None:
-            check_part("layout", layout, "spread", "ChannelsFirst()")
+            check_object("layout", layout, "ChannelsFirst()", "spread")
         super().__init__(forward_func, layer, device_ids)
         self.layout = layout
 
@@ -158,7 +159,7 @@ class L2CAF(LayerAttribution):
             ("solver", solver, "minimize", "LBFGS()"),
         ):
             if part is not None:
-                check_part(name, part, method, example)
+                check_object(name, part, example, method)
         ask = _Question(target, reference, objective, filter or UnitNorm(), solver, show_progress)
         size = len(inputs[0]) if internal_batch_size is None else internal_batch_size
         if not isinstance(size, int) or size < 1:

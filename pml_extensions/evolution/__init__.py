@@ -1,5 +1,6 @@
 """Knowledge Evolution: generations of training with a partial reset in between, around any training loop."""
 
+from pml_extensions._slimming import TracingError
 from pml_extensions.evolution.knowledge_evolution import Generation, KnowledgeEvolution, Split
 from pml_extensions.evolution.resetting import (
     KaimingNormal,
@@ -17,7 +18,6 @@ from pml_extensions.evolution.splits.magnitude import Magnitude
 from pml_extensions.evolution.splits.wels import WELS
 from pml_extensions.evolution.summary import Row, SlimSummary, Summary
 from pml_extensions.evolution.weights import FoundWeights, find_weights
-from pml_extensions.evolution.widths.locations import TracingError
 
 __all__ = [
     "KELS",

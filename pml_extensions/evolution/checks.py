@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-__all__ = ["check_callable", "check_masks", "check_model", "check_rate", "check_seed"]
+__all__ = ["check_masks", "check_model"]
 
 
 def check_model(model: Any) -> None:
@@ -58,25 +58,3 @@ def check_masks(model: nn.Module, masks: Any) -> dict[str, Tensor]:
         if not parameter.is_floating_point():
             raise ValueError(f"parameters to split must be floating-point, but {name!r} is {parameter.dtype}")
     return {name: masks[name].detach().to("cpu").contiguous() for name in parameters if name in masks}
-
-
-def check_callable(name: str, value: Any, example: str) -> None:
-    """Raise unless ``value`` can be called as a split or rule; a class in its place was meant to be an object."""
-    if isinstance(value, type):
-        raise TypeError(f"{name} must be an object, got the class {value.__name__}; write {value.__name__}(...)")
-    if not callable(value):
-        raise TypeError(f"{name} must be a callable, such as {example}, got {type(value).__name__}")
-
-
-def check_rate(rate: Any) -> None:
-    """Raise unless ``rate`` is a share of the weights."""
-    if isinstance(rate, bool) or not isinstance(rate, int | float):
-        raise TypeError(f"rate must be a number in (0, 1], got {type(rate).__name__}")
-    if not 0 < rate <= 1:
-        raise ValueError(f"rate must lie in (0, 1], got {rate}")
-
-
-def check_seed(seed: Any) -> None:
-    """Raise unless ``seed`` is an integer."""
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed must be an int, got {type(seed).__name__}")

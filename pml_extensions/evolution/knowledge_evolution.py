@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pml_extensions._settings import check_integer, check_object
 from pml_extensions.evolution import checkpoint
 from pml_extensions.evolution.bits import difference, write
-from pml_extensions.evolution.checks import check_callable, check_masks, check_model, check_seed
+from pml_extensions.evolution.checks import check_masks, check_model
 from pml_extensions.evolution.draws import draw, generator_for
 from pml_extensions.evolution.resetting import KaimingNormal, KaimingUniform, ResettingRule
 from pml_extensions.evolution.sharding import local, part_of, reshard
@@ -81,9 +82,9 @@ class KnowledgeEvolution:
         reset_frozen: bool = False,
     ) -> None:
         check_model(model)
-        check_callable("split", split, "WELS(0.5)")
-        check_callable("rule", rule, "KaimingUniform()")
-        check_seed(seed)
+        check_object("split", split, "WELS(0.5)")
+        check_object("rule", rule, "KaimingUniform()")
+        check_integer("seed", seed)
         self.model = model
         self.split = split
         self.rule = rule
@@ -111,7 +112,7 @@ class KnowledgeEvolution:
 
     def start(self, rule: ResettingRule = KaimingNormal()) -> Generation:  # noqa: B008 (immutable)
         """Draw all split weights, of both hypotheses, and begin at generation 0: the published start from scratch."""
-        check_callable("rule", rule, "KaimingNormal()")
+        check_object("rule", rule, "KaimingNormal()")
         self._redraw(rule, "start", {name: torch.zeros((), dtype=torch.bool) for name in self.masks})
         self.generation = 0
         return Generation(self.generation)

@@ -11,11 +11,10 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from pml_extensions.evolution.operands import NOT_MULTIPLIED, operand_uses
+from pml_extensions._slimming import NOT_MULTIPLIED, ExampleInput, operand_uses
+from pml_extensions.evolution.sharding import is_sharded
 
 __all__ = ["ExampleInput", "FoundWeights", "find_weights"]
-
-ExampleInput = Tensor | tuple[Tensor, ...] | None
 
 _WEIGHT_NAMES: dict[type[nn.Module], str] = {
     nn.modules.conv._ConvNd: "weight",  # noqa: SLF001 (the base of all convolutions, transposed ones included)
@@ -45,7 +44,7 @@ def find_weights(model: nn.Module, example_input: ExampleInput = None) -> FoundW
     """Tell the weights of a model from its other parameters; tied parameters count once, under their first name.
 
     What a layer of ``torch.nn`` or a subclass holds is known from the layer. Any other parameter with two or more axes
-    is a weight if a forward pass multiplies it with features (see ``pml_extensions.evolution.operands``).
+    is a weight if a forward pass multiplies it with features (see ``pml_extensions._slimming.tracing.operands``).
 
     Args:
         model: any module. It is neither run nor changed: the forward pass happens in a copy that holds no data.
@@ -73,6 +72,11 @@ def find_weights(model: nn.Module, example_input: ExampleInput = None) -> FoundW
                 reasons[name] = reason
             elif name not in weights:
                 unknown[name] = parameter
+    if any(map(is_sharded, unknown.values())):
+        raise ValueError(
+            f"model must not be sharded yet: the use of {next(iter(unknown))!r} shows in a forward pass of a copy, "
+            "and fully_shard forbids copies; make the KnowledgeEvolution, or its summary, before fully_shard"
+        )
     uses = operand_uses(model, unknown, [parameters[name] for name in weights], example_input)
     weights |= {name for name, reason in uses.items() if reason is None}
     reasons |= {name: reason for name, reason in uses.items() if reason is not None}

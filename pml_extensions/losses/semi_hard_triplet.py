@@ -5,8 +5,6 @@ TensorFlow Addons' ``triplet_semihard_loss``, as in Taha et al., arXiv:1901.0861
 no triplet, and a batch without triplets gives zero.
 """
 
-import math
-import numbers
 from typing import Any
 
 import torch
@@ -17,10 +15,15 @@ from pytorch_metric_learning.reducers import MeanReducer, MultipleReducers
 from pytorch_metric_learning.utils.loss_and_miner_utils import convert_to_triplets
 from torch import Tensor
 
-from pml_extensions.losses._many_positives import SumOverManyPositives
-from pml_extensions.miners._classes import check_batch, check_block_size, check_references
-from pml_extensions.miners._dissimilarity import Dissimilarity, dissimilarity
-from pml_extensions.miners._mining import SemiHardMining
+from pml_extensions._semi_hard import (
+    Dissimilarity,
+    SemiHardMining,
+    SumOverManyPositives,
+    check_batch,
+    check_references,
+    dissimilarity,
+)
+from pml_extensions._settings import check_integer, check_number
 
 __all__ = ["SemiHardTripletLoss"]
 
@@ -55,7 +58,8 @@ class SemiHardTripletLoss(BaseMetricLossFunction):
         self, margin: float = 0.2, smooth_loss: bool = False, block_size: int | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        check_block_size(block_size)
+        if block_size is not None:
+            check_integer("block_size", block_size, least=1)
         check_number("margin", margin)
         self.margin = margin
         self.smooth_loss = smooth_loss
@@ -146,11 +150,3 @@ def loss_dict(losses: Tensor, triplets: tuple[Tensor, ...] | None = None) -> dic
     """Return losses as the host's reducers take them: one for each triplet, or their mean."""
     kind = "already_reduced" if triplets is None else "triplet"
     return {"loss": {"losses": losses, "indices": triplets, "reduction_type": kind}}
-
-
-def check_number(name: str, value: Any) -> None:
-    """Raise unless a setting is a finite number; a tensor of one element will do."""
-    if isinstance(value, bool | str) or not isinstance(value, numbers.Real | Tensor):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, got {value}")

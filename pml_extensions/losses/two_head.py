@@ -11,8 +11,9 @@ import torch
 from pytorch_metric_learning.utils.module_with_records_and_reducer import ModuleWithRecordsAndReducer
 from torch import Tensor, nn
 
-from pml_extensions.losses.semi_hard_triplet import SemiHardTripletLoss, check_number
-from pml_extensions.miners._classes import check_batch
+from pml_extensions._semi_hard import check_batch
+from pml_extensions._settings import check_number
+from pml_extensions.losses.semi_hard_triplet import SemiHardTripletLoss
 
 __all__ = ["TwoHeadLoss"]
 

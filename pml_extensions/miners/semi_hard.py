@@ -11,8 +11,8 @@ from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.miners import BaseMiner
 from torch import Tensor
 
-from pml_extensions.miners._classes import check_batch, check_block_size, check_references
-from pml_extensions.miners._mining import SemiHardMining, Triplets
+from pml_extensions._semi_hard import SemiHardMining, Triplets, check_batch, check_references
+from pml_extensions._settings import check_integer
 
 __all__ = ["SemiHardMiner"]
 
@@ -50,7 +50,8 @@ class SemiHardMiner(BaseMiner):
         super().__init__(**kwargs)
         if fallback not in {"farthest", None}:
             raise ValueError(f'fallback must be "farthest" or None, got {fallback!r}')
-        check_block_size(block_size)
+        if block_size is not None:
+            check_integer("block_size", block_size, least=1)
         self.fallback = fallback
         self.block_size = block_size
         stats = ["semi_hard_share", "fallback_share", "anchors_without_positive", "pos_pair_dist", "neg_pair_dist"]

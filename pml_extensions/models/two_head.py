@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pml_extensions._settings import check_integer
+
 __all__ = ["TwoHead", "TwoHeadOutput"]
 
 
@@ -70,10 +72,7 @@ class TwoHead(nn.Module):
         check_classifier(model)
         if pooling not in {"avg", "flatten"}:
             raise ValueError(f'pooling must be "avg" or "flatten", got {pooling!r}')
-        if isinstance(embedding_size, bool) or not isinstance(embedding_size, int):
-            raise TypeError(f"embedding_size must be an int, got {type(embedding_size).__name__}")
-        if embedding_size < 1:
-            raise ValueError(f"embedding_size must be at least 1, got {embedding_size}")
+        check_integer("embedding_size", embedding_size, least=1)
         self.model = model
         self.pooling = pooling
         self._normalizes_in_head = normalizes_in_head(model)

@@ -35,11 +35,11 @@ from slim_checks import amplification, exactness  # noqa: E402
 from timm.models._registry import _model_to_module  # noqa: E402
 from torch.overrides import TorchFunctionMode  # noqa: E402
 
+from pml_extensions._slimming import cut  # noqa: E402
+from pml_extensions._slimming.tracing.forward import shapes_of_output  # noqa: E402
+from pml_extensions._slimming.tracing.inputs import stand_in_inputs  # noqa: E402
+from pml_extensions._slimming.tracing.stand_ins import stand_in  # noqa: E402
 from pml_extensions.evolution.splits.kels import KELS  # noqa: E402
-from pml_extensions.evolution.widths import cut  # noqa: E402
-from pml_extensions.evolution.widths.forward import shapes_of_output  # noqa: E402
-from pml_extensions.evolution.widths.inputs import stand_in_inputs  # noqa: E402
-from pml_extensions.evolution.widths.stand_ins import stand_in  # noqa: E402
 
 LARGE = 4_000_000_000
 SMALL = (64, 96, 128, 160, 192, 224, 256)

@@ -13,10 +13,11 @@ from unittest import mock
 import torch
 from torch.overrides import TorchFunctionMode
 
-from pml_extensions.evolution.widths import cut, forward, stand_in_inputs
-from pml_extensions.evolution.widths.axes import kept, resolve, size, slim_size
-from pml_extensions.evolution.widths.uses import leading
-from pml_extensions.evolution.widths.watching import WatchIntegers
+from pml_extensions._slimming import cut, stand_in_inputs
+from pml_extensions._slimming.algebra.axes import kept, resolve, size, slim_size
+from pml_extensions._slimming.tracing import forward
+from pml_extensions._slimming.tracing.modes import WatchIntegers
+from pml_extensions._slimming.tracing.size_rules import leading
 
 GATHERING = {
     "layer_norm", "rms_norm", "group_norm", "softmax", "log_softmax", "mean", "var", "std", "var_mean", "std_mean",

@@ -2,10 +2,9 @@
 
 import copy
 import pickle
-import sys
-from pathlib import Path
 
 import pytest
+import slim_checks
 import timm
 import timm.layers
 import torch
@@ -13,9 +12,6 @@ import torchvision
 from torch import nn
 
 from pml_extensions.evolution import KELS, KnowledgeEvolution
-
-sys.path.append(str(Path(__file__).parent))
-import slim_checks
 
 QUICK = ("test_resnet", "test_vit", "test_convnext", "test_efficientnet")
 MORE = (

@@ -14,9 +14,9 @@ from timm.models._registry import _model_to_module
 from torch import nn
 
 import pml_extensions.evolution
+from pml_extensions._slimming import analysis, cutting
+from pml_extensions._slimming.solving.solver import Solution
 from pml_extensions.evolution import KELS, WELS, KnowledgeEvolution, TracingError
-from pml_extensions.evolution.widths import analysis, cutting
-from pml_extensions.evolution.widths.solver import Solution
 
 
 class DependsOnData(nn.Linear):

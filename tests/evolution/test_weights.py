@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
+from pml_extensions._slimming.tracing.operands import NO_INPUT, NOT_MULTIPLIED, PLACES
 from pml_extensions.evolution import find_weights
-from pml_extensions.evolution.operands import NO_INPUT, NOT_MULTIPLIED, PLACES
 
 
 @pytest.mark.parametrize(

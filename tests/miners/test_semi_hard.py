@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from pytorch_metric_learning import losses
 from pytorch_metric_learning.distances import CosineSimilarity, DotProductSimilarity, LpDistance, SNRDistance
 
+from pml_extensions._semi_hard.sorted_rows import sort_keys
 from pml_extensions.miners import SemiHardMiner
-from pml_extensions.miners._sorted_rows import sort_keys
 
 
 def squared_euclidean(x, y):

@@ -1,12 +1,8 @@
 """Let the tests here share their tables, and give hypothesis its profiles."""
 
 import os
-import sys
-from pathlib import Path
 
 from hypothesis import HealthCheck, settings
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
 settings.register_profile("default run", max_examples=15, derandomize=True, **QUIET)

@@ -6,14 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pml_extensions._settings import check_integer, check_rate
+from pml_extensions._slimming import ExampleInput, Widths, analyse, cut, operations, stand_in_inputs
 from pml_extensions.evolution.checks import check_model
 from pml_extensions.evolution.sharding import is_sharded
 from pml_extensions.evolution.slim_recipe import recipe
 from pml_extensions.evolution.summary import SlimSummary
 from pml_extensions.evolution.weights import find_weights
-from pml_extensions.evolution.widths import Widths, analyse, cut, stand_in_inputs
-from pml_extensions.evolution.widths.forward import operations
-from pml_extensions.evolution.widths.inputs import ExampleInput
 
 __all__ = ["KELS"]
 
@@ -56,14 +55,8 @@ class KELS:
     example_input: ExampleInput = field(default=None, repr=False, compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        if isinstance(self.rate, bool) or not isinstance(self.rate, (int, float)):
-            raise TypeError(f"rate must be a number in (0, 1], got {type(self.rate).__name__}")
-        if not 0 < self.rate <= 1:
-            raise ValueError(f"rate must lie in (0, 1], got {self.rate}: a width would become 0 or grow")
-        if isinstance(self.multiple, bool) or not isinstance(self.multiple, int):
-            raise TypeError(f"multiple must be an int of 1 or more, got {type(self.multiple).__name__}")
-        if self.multiple < 1:
-            raise ValueError(f"multiple must be 1 or more, got {self.multiple}")
+        check_rate(self.rate)
+        check_integer("multiple", self.multiple, least=1)
         given = self.example_input if isinstance(self.example_input, tuple) else (self.example_input,)
         if self.example_input is not None and not all(isinstance(tensor, Tensor) for tensor in given):
             kinds = ", ".join(type(tensor).__name__ for tensor in given)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from pml_extensions.evolution.checks import check_rate
+from pml_extensions._settings import check_rate
 from pml_extensions.evolution.sharding import whole
 from pml_extensions.evolution.weights import ExampleInput, find_weights
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from pml_extensions.evolution.checks import check_rate, check_seed
+from pml_extensions._settings import check_integer, check_rate
 from pml_extensions.evolution.draws import generator_for
 from pml_extensions.evolution.weights import ExampleInput, find_weights
 
@@ -46,7 +46,7 @@ class WELS:
 
     def __post_init__(self) -> None:
         check_rate(self.rate)
-        check_seed(self.seed)
+        check_integer("seed", self.seed)
 
     def __call__(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the masks of ``model``."""

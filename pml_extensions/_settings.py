@@ -1,0 +1,42 @@
+"""Checks of settings, of whatever part: each error names the setting, what was got and what was expected."""
+
+import math
+import numbers
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["check_integer", "check_number", "check_object", "check_rate"]
+
+
+def check_number(name: str, value: Any) -> None:
+    """Raise unless a setting is a finite number; a tensor of one element will do."""
+    if isinstance(value, bool | str) or not isinstance(value, numbers.Real | Tensor):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+
+
+def check_integer(name: str, value: Any, least: int | None = None) -> None:
+    """Raise unless a setting is an integer, and ``least`` or more."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if least is not None and value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_rate(rate: Any) -> None:
+    """Raise unless ``rate`` is a share of the weights."""
+    if isinstance(rate, bool) or not isinstance(rate, int | float):
+        raise TypeError(f"rate must be a number in (0, 1], got {type(rate).__name__}")
+    if not 0 < rate <= 1:
+        raise ValueError(f"rate must lie in (0, 1], got {rate}")
+
+
+def check_object(name: str, value: Any, example: str, method: str = "__call__") -> None:
+    """Raise unless a part has the method that it is used for; a class in its place was meant to be an object."""
+    if isinstance(value, type):
+        raise TypeError(f"{name} must be an object, got the class {value.__name__}; write {value.__name__}(...)")
+    if not hasattr(value, method):
+        what = "a callable, such as" if method == "__call__" else f"an object with a method {method}, such as"
+        raise TypeError(f"{name} must be {what} {example}, got {type(value).__name__}")

@@ -1,0 +1,1 @@
+"""From conditions between sizes to slim sizes that meet all of them."""

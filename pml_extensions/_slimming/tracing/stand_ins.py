@@ -1,0 +1,129 @@
+"""A forward pass that computes shapes alone: weights and activations without values, and without memory.
+
+A stand-in is one zero, expanded with strides of zero to the shape it stands for. The mode below lets whatever depends
+on a stand-in give stand-ins again, their shapes from the meta kernels; what depends on none of them (position tables,
+masks, window indices) is computed as ever. So the largest network is traced in the time that its Python code takes.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from pml_extensions._slimming.locations import TracingError
+
+aten = torch.ops.aten
+
+_NEEDS_VALUES = {
+    aten._local_scalar_dense, aten.equal, aten.is_nonzero, aten.nonzero, aten.masked_select, aten._unique2,
+    aten.unique_consecutive, aten.unique_dim, aten.bincount,
+}  # fmt: skip
+_ASK_FOR_STRIDES = {aten.view_as_complex.default, aten.view.dtype}  # which a stand-in has not
+_SHAPE_OF_OPERAND = {
+    aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like, aten.new_zeros, aten.new_ones, aten.new_full,
+    aten.new_empty,
+}  # fmt: skip
+
+
+def stand_in(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Return a tensor of zeros that takes no memory."""
+    return torch.zeros((), dtype=dtype).expand(tuple(shape))
+
+
+def stand_in_parameter(parameter: nn.Parameter, shape: Sequence[int] | None = None) -> nn.Parameter:
+    """Return a parameter without memory for ``parameter``, of its shape or of another."""
+    shape = parameter.shape if shape is None else shape
+    return nn.Parameter(stand_in(shape, parameter.dtype), requires_grad=parameter.requires_grad)
+
+
+def tensors_in(tree: Any) -> list[Tensor]:
+    """Return the tensors of a nest of lists, tuples and dicts."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    if isinstance(tree, Mapping):
+        tree = tree.values()
+    elif not isinstance(tree, (list, tuple)):
+        return []
+    return [tensor for item in tree for tensor in tensors_in(item)]
+
+
+class ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch is untyped there
+    """Run a forward pass on stand-ins.
+
+    Args:
+        unknown: the tensors whose values are not to be looked at: inputs and parameters.
+    """
+
+    def __init__(self, unknown: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch is untyped there
+        self._unknown = WeakTensorKeyDictionary()
+        for tensor in unknown:
+            self.hide(tensor)
+
+    def hide(self, tensor: Tensor) -> None:
+        """Treat a tensor as a stand-in from now on."""
+        self._unknown[tensor] = True
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        out = self._run(func, args, kwargs)
+        self.observe(func, args, kwargs, out)
+        return out
+
+    def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        """Look at one operation that has run; nothing to do here."""
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        packet = func.overloadpacket
+        if packet in _SHAPE_OF_OPERAND or not any(t in self._unknown for t in tensors_in((args, kwargs))):
+            return func(*args, **kwargs)
+        if packet in _NEEDS_VALUES or (packet is aten.index and any(map(self._unknown_mask, tensors_in(args[1])))):
+            raise TracingError(
+                f"{func} needs the values of an activation or a weight: control flow that depends on data"
+            )
+        written = [a for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+        if written:
+            out = self._written(func, args, kwargs)
+        elif func not in _ASK_FOR_STRIDES and any(r.alias_info is not None for r in func._schema.returns):
+            out = func(*args, **kwargs)
+        else:
+            out = _shapes_of_result(func, args, kwargs)
+        for tensor in tensors_in(out):
+            self._unknown[tensor] = True
+        return out
+
+    def _unknown_mask(self, tensor: Tensor) -> bool:
+        return tensor.dtype == torch.bool and tensor in self._unknown
+
+    def _written(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Leave an operation in place undone: its result is the tensor that it would have written to."""
+        results = []
+        for position, argument in enumerate(func._schema.arguments):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                results.append(kwargs[argument.name] if argument.name in kwargs else args[position])
+        for tensor in tensors_in(results):
+            self._unknown[tensor] = True
+        returns = results[: len(func._schema.returns)]
+        return returns[0] if len(returns) == 1 else tuple(returns) if returns else None
+
+
+def _shapes_of_result(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    meta_args, meta_kwargs = tree_map_only(Tensor, _meta, (args, kwargs))
+    if meta_kwargs.get("device") is not None:
+        meta_kwargs["device"] = torch.device("meta")
+    try:
+        out = func(*meta_args, **meta_kwargs)
+    except NotImplementedError:
+        full_args, full_kwargs = tree_map_only(Tensor, Tensor.contiguous, (args, kwargs))
+        out = func(*full_args, **full_kwargs)
+    return tree_map_only(Tensor, lambda t: stand_in(t.shape, t.dtype), out)
+
+
+def _meta(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
