@@ -26,12 +26,28 @@ class Case:
         use: does with the object what it is for, and returns tensors or plain values.
         shows: what the repr must contain.
         rows: takes (object, rows, dtype) and uses it on so many rows in that precision; None if it has no batch.
+        network: what of the object to convert for half precision; None if only its batch is converted.
+        precision: how far results in half precision lie from those in single precision, as a share of the largest.
+        autocast: the same under autocast.
+        refuses_no_rows: words of the error for an empty batch; None if it gives an empty result or zero.
+        without_data: shapes of a batch on the meta device and of its results; None if it needs values.
+        changes: using it changes it: that is its job.
+        modes_differ: train and eval mode give other results.
+        holds_lambdas: so it is not pickled.
     """
 
     make: Callable[[], Any]
     use: Callable[[Any], Any]
     shows: tuple[str, ...]
     rows: Callable[[Any, int, torch.dtype], Any] | None = None
+    network: Callable[[Any], nn.Module] | None = None
+    precision: float = 0.05
+    autocast: float = 1e-5
+    refuses_no_rows: str | None = None
+    without_data: tuple[tuple[int, ...], list[tuple[int, ...]]] | None = None
+    changes: bool = False
+    modes_differ: bool = False
+    holds_lambdas: bool = False
 
 
 def randn(*shape, seed=0, dtype=torch.float32):
@@ -164,6 +180,9 @@ CASES = {
         attribute(2, torch.float32, target=1),
         ("Sequential", "layer=ReLU", "layout=ChannelsFirst()", "device_ids=None"),
         lambda explain, rows, dtype: attribute(rows, dtype, target=1)(explain),
+        network=lambda explain: explain.forward_func,
+        autocast=0.05,
+        refuses_no_rows="inputs must hold at least one example",
     ),
     "LBFGS": Case(lambda: attr.LBFGS(steps=30), solve, fields(steps=30, tolerance=0.0001, history=10)),
     "PublishedSGD": Case(lambda: attr.PublishedSGD(steps=30, scale=2.0), solve, fields(steps=30, scale=2.0)),
@@ -217,6 +236,7 @@ CASES = {
             "rule=KaimingUniform",
             *fields(seed=3, reset_frozen=False, generation=0),
         ),
+        changes=True,
     ),
     "Generation": Case(lambda: evolution.Generation(2), attributes, ("Generation(index=2)",)),
     "Owner": Case(
@@ -246,6 +266,8 @@ CASES = {
         lambda: losses.CrossBatchMemory(losses.SemiHardTripletLoss(), 5, memory_size=32),
         loss_of,
         (*fields(embedding_size=5, memory_size=32), "SemiHardTripletLoss", "SemiHardMiner"),
+        changes=True,
+        modes_differ=True,
     ),
     "SelfSupervisedLoss": Case(
         lambda: losses.SelfSupervisedLoss(losses.SemiHardTripletLoss()),
@@ -261,6 +283,11 @@ CASES = {
         images_to_two_heads,
         ("pooling='avg'", "out_features=4"),
         images_to_two_heads,
+        network=lambda two: two,
+        precision=0.3,  # of a network of several layers without training
+        autocast=0.3,
+        without_data=((4, 3, 32, 32), [(4, 3), (4, 4)]),
+        modes_differ=True,
     ),
     "TwoHeadOutput": Case(
         lambda: models.TwoHeadOutput(torch.zeros(1, 2), torch.ones(1, 2)), tuple, ("logits=tensor", "embeddings=tensor")
@@ -270,6 +297,8 @@ CASES = {
         regularizer,
         fields(form="'linear'", normalize_embeddings=False, distributed=False),
         regularizer,
+        refuses_no_rows="embeddings must be a non-empty matrix",
+        without_data=((4, 6), [()]),
     ),
-    "TrainTwoHead": Case(seeded(trainer), trainer_losses, ()),
+    "TrainTwoHead": Case(seeded(trainer), trainer_losses, (), changes=True, holds_lambdas=True),
 }
