@@ -202,7 +202,7 @@ def test_a_width_that_cannot_be_narrowed_stays_whole_and_is_listed():
 def test_errors_of_the_settings():
     with pytest.raises(TypeError, match="rate must be a number"):
         KELS("half")
-    with pytest.raises(ValueError, match="multiple must be 1 or more"):
+    with pytest.raises(ValueError, match="multiple must be at least 1"):
         KELS(0.5, 0)
     with pytest.raises(TypeError, match="example_input must be a tensor or a tuple of tensors, got list"):
         KELS(0.5, example_input=[torch.zeros(2, 3)])

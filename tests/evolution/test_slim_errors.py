@@ -124,7 +124,7 @@ def test_a_compiled_or_scripted_model():
 
 @pytest.mark.parametrize("rate", [0, -0.5, 1.01, float("nan")])
 def test_a_rate_at_which_a_width_would_become_zero(rate):
-    with pytest.raises(ValueError, match=r"rate must lie in \(0, 1\].*width would become 0"):
+    with pytest.raises(ValueError, match=r"rate must lie in \(0, 1\]"):
         KELS(rate)
 
 

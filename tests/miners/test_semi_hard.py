@@ -286,5 +286,5 @@ def test_bad_batches(arguments, error, message):
 def test_bad_settings():
     with pytest.raises(ValueError, match="fallback must be \"farthest\" or None, got 'nearest'"):
         SemiHardMiner(fallback="nearest")
-    with pytest.raises(ValueError, match="block_size must be a positive number of anchors or None, got 0"):
+    with pytest.raises(ValueError, match="block_size must be at least 1, got 0"):
         SemiHardMiner(block_size=0)

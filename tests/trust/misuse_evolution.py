@@ -80,7 +80,7 @@ SPLITS = [
     ("KELS: rate by name", lambda _: KELS("half"), T, "rate number str"),
     ("KELS: rate true", lambda _: KELS(True), T, "rate number bool"),  # noqa: FBT003
     ("KELS: rate none", lambda _: KELS(None), T, "rate number NoneType"),
-    ("KELS: multiple zero", lambda _: KELS(0.5, 0), V, "multiple 1 or more 0"),
+    ("KELS: multiple zero", lambda _: KELS(0.5, 0), V, "multiple at least 1 0"),
     ("KELS: multiple a fraction", lambda _: KELS(0.5, 1.5), T, "multiple int float"),
     ("KELS: no module", lambda _: KELS(0.5)("resnet18"), T, "model Module str"),
     ("KELS: compiled", lambda _: KELS(0.5).slim(torch.compile(two_linear())), T, "model compiled OptimizedModule"),
