@@ -1,6 +1,6 @@
 """All together: does a retrieval network with these tools close the gap to a classification network?
 
-    python examples/studies/all_together.py            # go on with the study: docs/results/all_together*.csv
+    python examples/studies/all_together.py            # go on with the study: rows/all_together*.csv
     python examples/studies/all_together.py --quick    # under a minute
 
 Few images of five classes to train on. Every method sees the same batches of P classes x K images and trains the same

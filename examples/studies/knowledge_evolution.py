@@ -1,6 +1,6 @@
 """Knowledge Evolution on few images: accuracy by generation, dense and slim, beside controls of the same compute.
 
-    python examples/studies/knowledge_evolution.py            # go on with the study: docs/results/evolution*.csv
+    python examples/studies/knowledge_evolution.py            # go on with the study: rows/evolution*.csv
     python examples/studies/knowledge_evolution.py --quick    # two minutes
 
 Every method trains for the same number of epochs in all. The controls: one long training; generations whose weights are

@@ -1,6 +1,6 @@
 """L2-CAF: do its maps find the object, and does the output follow the places that they name?
 
-    python examples/studies/l2_caf.py            # go on with the studies: docs/results/l2_caf*.csv
+    python examples/studies/l2_caf.py            # go on with the studies: rows/l2_caf*.csv
     python examples/studies/l2_caf.py --quick    # under two minutes
 
 (1) Objects with known boxes: a handwritten digit on clutter cut from others, a classifier and an embedder trained

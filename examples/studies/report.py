@@ -1,4 +1,4 @@
-"""Make docs/studies from docs/results: every table, figure and number on those pages comes from the rows there.
+"""Make docs/studies from rows/: every table, figure and number on those pages comes from the rows there.
 
     python examples/studies/report.py
 
@@ -18,6 +18,7 @@ from tables import tables
 
 ROOT = Path(__file__).parents[2]
 PAGES = Path(__file__).parent / "pages"
+ROWS = Path(__file__).parent / "rows"
 MISSING = "not measured yet"
 
 
@@ -74,7 +75,7 @@ def pages(folder: Path) -> dict[str, str]:
 def main() -> None:
     """Write all pages and figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results", help="folder of the CSV files")
+    parser.add_argument("--results", type=Path, default=ROWS, help="folder of the CSV files")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "studies", help="folder of the pages")
     arguments = parser.parse_args()
     from figures import figures  # the texts alone need no matplotlib

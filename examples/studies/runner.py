@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from pml_extensions import __version__
 
-RESULTS = Path(__file__).parents[2] / "docs" / "results"
+RESULTS = Path(__file__).parent / "rows"
 QUICK_RESULTS = Path("out") / "studies"
 PROVENANCE = ("seconds", "command", "versions")
 
@@ -63,7 +63,7 @@ def main(*studies: Study) -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", help="seeds to run (default: those of the study, from 0)")
     parser.add_argument("--quick", action="store_true", help="a sanity run: one seed, few steps, into out/studies")
-    parser.add_argument("--out", type=Path, help="folder of the CSV files (default: docs/results)")
+    parser.add_argument("--out", type=Path, help="folder of the CSV files (default: examples/studies/rows)")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - {study.name for study in studies}:
         parser.error(f"unknown study: {', '.join(sorted(unknown))}")

@@ -1,6 +1,6 @@
 """Slim against dense: parameters, operations and measured time of a pass, for some of timm's architectures.
 
-    python examples/studies/slim_cost.py            # go on with the study: docs/results/slim_cost.csv
+    python examples/studies/slim_cost.py            # go on with the study: rows/slim_cost.csv
     python examples/studies/slim_cost.py --quick    # seconds
 
 Passes of the two networks alternate, so that whatever else the machine does falls on both.

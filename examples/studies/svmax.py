@@ -1,6 +1,6 @@
 """SVMax: retrieval of classes never seen, over losses, learning rates and regularizers; and the weight's choice.
 
-    python examples/studies/svmax.py            # go on with the study: docs/results/svmax*.csv
+    python examples/studies/svmax.py            # go on with the study: rows/svmax*.csv
     python examples/studies/svmax.py --quick    # two minutes
 
 Fashion-MNIST, five classes to train on and the other five to test with, drawn by the seed. The schedule is the paper's:

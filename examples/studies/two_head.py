@@ -1,6 +1,6 @@
 """Two heads: cross-entropy alone and beside a ranking loss, on the same batches, with balanced and long-tailed classes.
 
-    python examples/studies/two_head.py            # go on with the study: docs/results/two_head.csv, two_head_why.csv
+    python examples/studies/two_head.py            # go on with the study: rows/two_head.csv, two_head_why.csv
     python examples/studies/two_head.py --quick    # under a minute
 
 Fashion-MNIST, few training images a class. The missing control of the paper is here: cross-entropy on the ranking

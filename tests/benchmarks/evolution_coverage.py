@@ -3,11 +3,12 @@
     python tests/benchmarks/evolution_coverage.py --seconds 600   # again and again, until nothing is left
     python tests/benchmarks/evolution_coverage.py --table
 
-Each name is a line of the results file, so an interrupted run goes on where it stopped. Every model is constructed on
-the meta device, where its weights are told from its other parameters. Up to --max-parameters it is then given memory
-(zeros; bfloat16 beyond 400 million parameters, 8-bit floats beyond 4 billion), split by WELS(0.5) and reset, and
-every element is checked: the fit-hypothesis and whatever is not split are still zero, the reset-hypothesis is not.
-The largest take three bytes a parameter; MALLOC_MMAP_THRESHOLD_=1000000 keeps glibc from taking more.
+Each name is a line of --results (tests/benchmarks/rows/wels.jsonl), so an interrupted run goes on where it stopped.
+Every model is constructed on the meta device, where its weights are told from its other parameters. Up to
+--max-parameters it is then given memory (zeros; bfloat16 beyond 400 million parameters, 8-bit floats beyond 4 billion),
+split by WELS(0.5) and reset, and every element is checked: the fit-hypothesis and whatever is not split are still zero,
+the reset-hypothesis is not. The largest take three bytes a parameter; MALLOC_MMAP_THRESHOLD_=1000000 keeps glibc from
+taking more.
 """
 
 import argparse
@@ -184,7 +185,7 @@ def kinds(rows: list[dict], column: str) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     root = Path(__file__).parents[2]
-    parser.add_argument("--results", type=Path, default=root / "out" / "coverage_wels.jsonl")
+    parser.add_argument("--results", type=Path, default=root / "tests" / "benchmarks" / "rows" / "wels.jsonl")
     parser.add_argument("--max-parameters", type=float, default=100e6)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--gibibytes", type=float, default=16, help="limit of this process")
@@ -193,7 +194,7 @@ def main() -> None:
     if arguments.table:
         (root / "docs" / "coverage_wels.md").write_text(table(read(arguments.results)))
         return
-    arguments.results.parent.mkdir(exist_ok=True)
+    arguments.results.parent.mkdir(parents=True, exist_ok=True)
     resource.setrlimit(resource.RLIMIT_DATA, (int(arguments.gibibytes * 2**30),) * 2)
     warnings.filterwarnings("ignore", message="Overwriting|.*deprecated")
     run(arguments.results, int(arguments.max_parameters), arguments.seconds)

@@ -1,11 +1,11 @@
 """Cut slim networks of timm's architectures, check them, and tabulate what holds; resumable, memory-limited.
 
-    python tests/benchmarks/slim_coverage.py list --out DIR                     # parameters of all names, once (10 min)
-    python tests/benchmarks/slim_coverage.py run --out DIR                      # all, the most telling first (hours)
-    python tests/benchmarks/slim_coverage.py run --out DIR --models resnet18,vgg11 --rates 0.3 0.9 --checks exact
-    python tests/benchmarks/slim_coverage.py table --out DIR > docs/coverage.md
+    python tests/benchmarks/slim_coverage.py list [--out DIR]                   # parameters of all names, once (10 min)
+    python tests/benchmarks/slim_coverage.py run [--out DIR]                    # all, the most telling first (hours)
+    python tests/benchmarks/slim_coverage.py run [--out DIR] --models resnet18,vgg11 --rates 0.3 0.9 --checks exact
+    python tests/benchmarks/slim_coverage.py table [--out DIR] > docs/coverage.md
 
-The lines behind docs/coverage.md are in docs/results/kels: give that as DIR to go on with them.
+The lines behind docs/coverage.md are in tests/benchmarks/rows/kels, which is DIR by default.
 Every model runs in a process of its own, forked from one that has imported torch and timm; its lines go to
 DIR/slim.jsonl, and what stands there is not run again. ``--models`` is ``smallest`` or ``middle`` (one model of each of
 timm's modules), ``all``, or names. ``--size small`` is the first of some small sizes that the dense model takes, and
@@ -41,6 +41,7 @@ from pml_extensions._slimming.tracing.inputs import stand_in_inputs  # noqa: E40
 from pml_extensions._slimming.tracing.stand_ins import stand_in  # noqa: E402
 from pml_extensions.evolution.splits.kels import KELS  # noqa: E402
 
+ROWS = Path(__file__).parent / "rows" / "kels"
 LARGE = 4_000_000_000
 SMALL = (64, 96, 128, 160, 192, 224, 256)
 CHECKS = ("runs", "trains", "exports", "exact")
@@ -60,8 +61,9 @@ PLAN = (  # models, rates, size, checks
 )
 HEAD = """# Coverage of timm by KELS
 
-Written by `tests/benchmarks/slim_coverage.py` from the rows in `docs/results/kels`. Smallest and middle: one model of
-each of timm's modules, by number of parameters; all: every name of `timm.list_models()`, as far as run. Small: the
+Written by `tests/benchmarks/slim_coverage.py` from the rows in `tests/benchmarks/rows/kels`.
+Smallest and middle: one model of each of timm's modules, by number of parameters; all: every name of
+`timm.list_models()`, as far as run. Small: the
 first of 64, 96, 128, 160, 192, 224 and 256 pixels that the dense model takes; default: the size that timm names, at
 which a model that takes no smaller input is checked. A row counts models; "k of n" where a check was made for n of
 them only, empty where for none. No slim network is handed out, or counted, that has not run once for its shapes.
@@ -336,7 +338,7 @@ def other_result(found):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["list", "run", "table"])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=ROWS)
     parser.add_argument("--models", help="by default the whole plan, whatever the next three say")
     parser.add_argument("--rates", type=float, nargs="+", default=[0.5])
     parser.add_argument("--size", choices=["small", "default"], default="small")

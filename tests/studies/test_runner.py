@@ -209,13 +209,13 @@ def test_a_diverged_network_retrieves_by_chance(load):
 def test_the_pages_are_what_the_rows_say(load):
     report = load("report")
     written = {path.name: path.read_text() for path in (report.ROOT / "docs" / "studies").glob("*.md")}
-    assert written == report.pages(report.ROOT / "docs" / "results")
+    assert written == report.pages(report.ROWS)
 
 
 def test_the_figures_are_those_that_the_pages_show(load):
     pytest.importorskip("matplotlib")
     report = load("report")
-    texts = report.pages(report.ROOT / "docs" / "results").values()
+    texts = report.pages(report.ROWS).values()
     shown = {name for text in texts for name in re.findall(r"\]\((\w+\.png)\)", text)}
-    assert shown == set(load("figures").figures(report.ROOT / "docs" / "results"))
+    assert shown == set(load("figures").figures(report.ROWS))
     assert all((report.ROOT / "docs" / "studies" / name).exists() for name in shown)
