@@ -1,27 +1,26 @@
-"""Split every architecture of timm by WELS and reset it; write what happened to docs/coverage_wels.md.
+"""Split every architecture of timm by WELS and reset it, and tabulate what happened; resumable, memory-limited.
 
-    python tests/benchmarks/evolution_coverage.py --seconds 600   # again and again, until nothing is left
-    python tests/benchmarks/evolution_coverage.py --table
+    python tests/benchmarks/evolution_coverage.py run --seconds 600   # again and again, until nothing is left
+    python tests/benchmarks/evolution_coverage.py table > docs/coverage_wels.md
 
-Each name is a line of --results (tests/benchmarks/rows/wels.jsonl), so an interrupted run goes on where it stopped.
-Every model is constructed on the meta device, where its weights are told from its other parameters. Up to
---max-parameters it is then given memory (zeros; bfloat16 beyond 400 million parameters, 8-bit floats beyond 4 billion),
-split by WELS(0.5) and reset, and every element is checked: the fit-hypothesis and whatever is not split are still zero,
-the reset-hypothesis is not. The largest take three bytes a parameter; MALLOC_MMAP_THRESHOLD_=1000000 keeps glibc from
-taking more.
+Each name is a line of --rows (tests/benchmarks/rows/wels.jsonl). Every model is constructed on the meta device, where
+its weights are told from its other parameters. Up to --max-parameters it is then given memory (zeros; bfloat16 beyond
+400 million parameters, 8-bit floats beyond 4 billion), split by WELS(0.5) and reset, and every element is checked: the
+fit-hypothesis and whatever is not split are still zero, the reset-hypothesis is not. The largest take three bytes a
+parameter; MALLOC_MMAP_THRESHOLD_=1000000 keeps glibc from taking more.
 """
 
 import argparse
-import json
-import resource
 import time
-import warnings
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import timm
 import torch
-from timm.models import model_entrypoint
+from resumable import ROWS, Lines, add_limits, go_on
+from timm_names import chosen, module_of
 from torch import nn
 
 from pml_extensions.evolution import WELS, KnowledgeEvolution, find_weights
@@ -48,7 +47,7 @@ def survey(name: str) -> dict:
 
     return {
         "name": name,
-        "module": model_entrypoint(name).__module__.rpartition(".")[2],
+        "module": module_of(name),
         "parameters": sum(parameter.numel() for parameter in parameters.values()),
         "weights": len(weights),
         "weight_elements": sum(weight.numel() for weight in weights.values()),
@@ -95,40 +94,19 @@ def check(condition: bool, what: str) -> None:
         raise RuntimeError(what)
 
 
-def visit(name: str, known: dict, limit: int) -> dict:
-    """Return what is known of a name after one more step; an error is a result, too."""
-    try:
-        row = known or survey(name)
-        if row["parameters"] <= limit and "fit" not in row:
-            row = {**row, **reset(name, row["parameters"], row["weights"])}
-    except Exception as error:  # noqa: BLE001 (every failure belongs in the table)
-        return {**known, "name": name, "error": f"{type(error).__name__}: {error}"}
-    return {key: value for key, value in row.items() if key != "error"}
+def step(name: str, known: dict, limit: int) -> dict:
+    """Return what is known of a name after one more step."""
+    row = known or survey(name)
+    return row | reset(name, row["parameters"], row["weights"]) if row["parameters"] <= limit else row
 
 
-def left(name: str, known: dict[str, dict], limit: int) -> bool:
-    row = known.get(name)
-    return row is None or (row.get("parameters", 0) <= limit and "fit" not in row)
-
-
-def run(results: Path, limit: int, seconds: float) -> None:
-    known = read(results)
-    todo = [name for name in timm.list_models() if left(name, known, limit)]
-    todo.sort(key=lambda name: known.get(name, {}).get("parameters", 0))
-    stop = time.monotonic() + seconds
-    with results.open("a") as file:
-        for done, name in enumerate(todo):
-            if time.monotonic() > stop:
-                print(f"{len(todo) - done} of {len(timm.list_models())} names are left")
-                return
-            file.write(json.dumps(visit(name, known.get(name, {}), limit)) + "\n")
-            file.flush()
-    print("nothing is left")
-
-
-def read(results: Path) -> dict[str, dict]:
-    rows = map(json.loads, results.read_text().splitlines()) if results.exists() else ()
-    return {row["name"]: row for row in rows}
+def left(lines: Lines, limit: int) -> Iterator[tuple[dict, Callable[[], dict]]]:
+    """Yield the names that are not done, small ones first; one whose last try failed is tried again."""
+    known = {name: {k: v for k, v in row.items() if k != "error"} for name, row in lines.read().items()}
+    for name in chosen("all"):
+        row = known.get(name, {})
+        if "parameters" not in row or (row["parameters"] <= limit and "fit" not in row):
+            yield {"name": name}, partial(step, name, row, limit)
 
 
 def table(known: dict[str, dict]) -> str:
@@ -141,7 +119,7 @@ def table(known: dict[str, dict]) -> str:
     lines = [
         "# Coverage: WELS on every architecture of timm",
         "",
-        "Printed by `python tests/benchmarks/evolution_coverage.py --table`, after runs of that script, which says at",
+        "Printed by `python tests/benchmarks/evolution_coverage.py table`, after runs of that script, which says at",
         f"its beginning what is checked. timm {timm.__version__}, torch {torch.__version__}, CPU.",
         "",
         f"- timm has {len(timm.list_models())} names; {len(good)} were constructed and surveyed, {len(failed)} failed.",
@@ -184,20 +162,16 @@ def kinds(rows: list[dict], column: str) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    root = Path(__file__).parents[2]
-    parser.add_argument("--results", type=Path, default=root / "tests" / "benchmarks" / "rows" / "wels.jsonl")
+    parser.add_argument("command", choices=["run", "table"])
+    parser.add_argument("--rows", type=Path, default=ROWS / "wels.jsonl")
     parser.add_argument("--max-parameters", type=float, default=100e6)
-    parser.add_argument("--seconds", type=float, default=600)
-    parser.add_argument("--gibibytes", type=float, default=16, help="limit of this process")
-    parser.add_argument("--table", action="store_true", help="write docs/coverage_wels.md from the results so far")
+    add_limits(parser)
     arguments = parser.parse_args()
-    if arguments.table:
-        (root / "docs" / "coverage_wels.md").write_text(table(read(arguments.results)))
-        return
-    arguments.results.parent.mkdir(parents=True, exist_ok=True)
-    resource.setrlimit(resource.RLIMIT_DATA, (int(arguments.gibibytes * 2**30),) * 2)
-    warnings.filterwarnings("ignore", message="Overwriting|.*deprecated")
-    run(arguments.results, int(arguments.max_parameters), arguments.seconds)
+    lines = Lines(arguments.rows)
+    if arguments.command == "table":
+        print(table(lines.read()), end="")
+    elif go_on(lines, left(lines, int(arguments.max_parameters)), arguments):
+        print("nothing is left")
 
 
 if __name__ == "__main__":

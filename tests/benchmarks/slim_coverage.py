@@ -1,47 +1,42 @@
 """Cut slim networks of timm's architectures, check them, and tabulate what holds; resumable, memory-limited.
 
-    python tests/benchmarks/slim_coverage.py list [--out DIR]                   # parameters of all names, once (10 min)
-    python tests/benchmarks/slim_coverage.py run [--out DIR]                    # all, the most telling first (hours)
-    python tests/benchmarks/slim_coverage.py run [--out DIR] --models resnet18,vgg11 --rates 0.3 0.9 --checks exact
-    python tests/benchmarks/slim_coverage.py table [--out DIR] > docs/coverage.md
+    export PYTHONPATH=tests/evolution                                 # where the check of exactness is
+    python tests/benchmarks/slim_coverage.py run                      # the whole plan, the most telling first (hours)
+    python tests/benchmarks/slim_coverage.py run --models resnet18,vgg11 --rates 0.3 0.9 --checks exact
+    python tests/benchmarks/slim_coverage.py table > docs/coverage.md
 
-The lines behind docs/coverage.md are in tests/benchmarks/rows/kels, which is DIR by default.
-Every model runs in a process of its own, forked from one that has imported torch and timm; its lines go to
-DIR/slim.jsonl, and what stands there is not run again. ``--models`` is ``smallest`` or ``middle`` (one model of each of
-timm's modules), ``all``, or names. ``--size small`` is the first of some small sizes that the dense model takes, and
-the default size where it takes none. Without checks the weights are left uninitialised, for no values are needed: the
-slim network is cut and run once for its shapes, as always before it is handed out. From 4 G parameters on they are in
-bfloat16.
+Every model runs in a process of its own, forked from one that has imported torch and timm; its lines go to --rows
+(tests/benchmarks/rows/kels.jsonl), and what stands there is not run again. ``--models`` is ``smallest`` or ``middle``
+(one model of each of timm's modules), ``all``, or names. ``--size small`` is the first of some small sizes that the
+dense model takes, and the default size where it takes none. Without checks the weights are left uninitialised, for no
+values are needed: the slim network is cut and run once for its shapes, as always before it is handed out. From 4 G
+parameters on they are in bfloat16.
 """
 
 import argparse
 import contextlib
-import json
 import os
-import resource
-import sys
 import time
-import traceback
-import warnings
+from collections.abc import Iterator
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-root = Path(__file__).parents[2]
-sys.path[:0] = [str(root), str(root / "tests/evolution")]
 
-import timm  # noqa: E402
-import torch  # noqa: E402
-from slim_checks import amplification, exactness  # noqa: E402
-from timm.models._registry import _model_to_module  # noqa: E402
-from torch.overrides import TorchFunctionMode  # noqa: E402
+import timm
+import torch
+from resumable import ROWS, Lines, add_limits, go_on
+from slim_checks import amplification, exactness
+from timm_names import LISTED, chosen, module_of
+from torch.overrides import TorchFunctionMode
 
-from pml_extensions._slimming import cut  # noqa: E402
-from pml_extensions._slimming.tracing.forward import shapes_of_output  # noqa: E402
-from pml_extensions._slimming.tracing.inputs import stand_in_inputs  # noqa: E402
-from pml_extensions._slimming.tracing.stand_ins import stand_in  # noqa: E402
-from pml_extensions.evolution.splits.kels import KELS  # noqa: E402
+from pml_extensions._slimming import cut
+from pml_extensions._slimming.tracing.forward import shapes_of_output
+from pml_extensions._slimming.tracing.inputs import stand_in_inputs
+from pml_extensions._slimming.tracing.stand_ins import stand_in
+from pml_extensions.evolution.splits.kels import KELS
 
-ROWS = Path(__file__).parent / "rows" / "kels"
 LARGE = 4_000_000_000
 SMALL = (64, 96, 128, 160, 192, 224, 256)
 CHECKS = ("runs", "trains", "exports", "exact")
@@ -61,7 +56,7 @@ PLAN = (  # models, rates, size, checks
 )
 HEAD = """# Coverage of timm by KELS
 
-Written by `tests/benchmarks/slim_coverage.py` from the rows in `tests/benchmarks/rows/kels`.
+Written by `tests/benchmarks/slim_coverage.py` from the rows in `tests/benchmarks/rows/kels.jsonl`.
 Smallest and middle: one model of each of timm's modules, by number of parameters; all: every name of
 `timm.list_models()`, as far as run. Small: the
 first of 64, 96, 128, 160, 192, 224 and 256 pixels that the dense model takes; default: the size that timm names, at
@@ -73,39 +68,6 @@ over channels taken over the kept ones, relative error below 1e-9 in float64. Ch
 
 | models | rate | input | number | same class | every width cut | runs | trains | exports | exact | slim / dense |
 |---|---|---|---|---|---|---|---|---|---|---|"""
-
-
-def listed(out):
-    """Return the lines that ``list`` has written so far."""
-    path = out / "models.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def list_models(out):
-    """Write one line a name: its module, its number of parameters and its default input size."""
-    done = {row["name"] for row in listed(out)}
-    with (out / "models.jsonl").open("a") as file:
-        for name in timm.list_models():
-            if name not in done:
-                with torch.device("meta"):
-                    model = timm.create_model(name)
-                params = sum(p.numel() for p in model.parameters())
-                row = {"name": name, "module": _model_to_module[name], "params": params}
-                print(json.dumps(row), file=file, flush=True)
-
-
-def chosen(out, which):
-    rows = sorted(listed(out), key=lambda row: row["params"])
-    if which not in {"smallest", "middle", "all"}:
-        return which.split(",")
-    if not rows:
-        raise SystemExit(f"{out} has no models.jsonl: run `list` first")
-    if which == "all":
-        return [row["name"] for row in rows]
-    modules = {}
-    for row in rows:
-        modules.setdefault(row["module"], []).append(row["name"])
-    return [names[0 if which == "smallest" else len(names) // 2] for names in modules.values()]
 
 
 def small_input(model):
@@ -132,17 +94,18 @@ class Uninitialised(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def examine(name, rate, size, checks):
-    """Return one line: what holds for the slim network of one model at one rate and input size."""
+def examine(head, checks, params):
+    """Return what holds for the slim network of one model at one rate and input size."""
     torch.manual_seed(0)
+    if params >= LARGE:
+        torch.set_default_dtype(torch.bfloat16)
     with contextlib.nullcontext() if checks else Uninitialised():
-        model = timm.create_model(name).eval()
-    example = stand_in_inputs(model, None)[0] if size == "default" else small_input(model)
-    row = {"name": name, "module": _model_to_module[name], "rate": rate, "size": size}
+        model = timm.create_model(head["name"]).eval()
+    example = stand_in_inputs(model, None)[0] if head["size"] == "default" else small_input(model)
     if example is None:
-        return row | {"skipped": "no smaller input"}
-    row["side"] = example.shape[-1]
-    split = KELS(rate, example_input=example)
+        return {"skipped": "no smaller input"}
+    row = {"side": example.shape[-1]}
+    split = KELS(head["rate"], example_input=example)
     start = time.process_time()
     widths = split.widths(model)
     row["seconds"] = round(time.process_time() - start, 2)
@@ -196,79 +159,23 @@ def check_exact(model, slim, split, batch):
     return [kind, error] if error < 1e-9 else [kind, error, amplification(model, split)]
 
 
-def forked(key, checks, gibibytes, params):
-    """Run ``examine`` in a forked process with limited memory and time; return its line."""
-    name, rate, size = key
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        resource.setrlimit(resource.RLIMIT_DATA, (gibibytes << 30, gibibytes << 30))
-        resource.setrlimit(resource.RLIMIT_CPU, (1200, 1200))
-        warnings.simplefilter("ignore")
-        if params >= LARGE:
-            torch.set_default_dtype(torch.bfloat16)
-        try:
-            row = examine(name, rate, size, checks)
-        except BaseException as error:  # noqa: BLE001  # a line of the table
-            last = traceback.extract_tb((error.__cause__ or error).__traceback__)[-1]
-            row = {"name": name, "module": _model_to_module[name], "rate": rate, "size": size}
-            row["error"] = f"{type(error).__name__}: {str(error)[:300]} ({Path(last.filename).name}:{last.lineno})"
-        with os.fdopen(write, "w") as pipe:
-            json.dump(row, pipe)
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        text = pipe.read()
-    os.waitpid(child, 0)
-    killed = {
-        "name": name,
-        "module": _model_to_module[name],
-        "rate": rate,
-        "size": size,
-        "error": "killed: memory or time",
-    }
-    return json.loads(text) if text else killed
-
-
-def rows_by_key(out):
-    """Return the lines so far by name, rate and size; a later line of the same counts."""
-    path = out / "slim.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {(row["name"], row["rate"], row["size"]): row for row in map(json.loads, lines)}
-
-
-def run(arguments):
-    """Run what is not done yet: what the arguments name, or the whole plan, the most telling first."""
-    known = rows_by_key(arguments.out)
-    params = {row["name"]: row["params"] for row in listed(arguments.out)}
-    stop = time.monotonic() + arguments.seconds
+def left(arguments, lines):
+    """Yield what is not done yet: what the arguments name, or the whole plan, the most telling first."""
+    params = {row["name"]: row["params"] for row in LISTED.read().values()}
     given = (arguments.models, arguments.rates, arguments.size, arguments.checks)
     for models, rates, size, checks in [given] if arguments.models else PLAN:
-        for name in chosen(arguments.out, models):
+        for name in chosen(models):
             for rate in rates:
-                if time.monotonic() < stop:
-                    run_one(arguments, known, (name, rate, size), checks, params.get(name, 0))
+                yield from left_of_one(lines, {"name": name, "rate": rate, "size": size}, checks, params.get(name, 0))
 
 
-def run_one(arguments, known, key, checks, params):
-    """Append the line of one model, and that at its default size where it takes no smaller input."""
-    row = known.get(key, {})
+def left_of_one(lines, head, checks, params) -> Iterator:
+    """Yield one model, if it is not done, and that at its default size if it turns out to take no smaller input."""
+    row = lines.read().get(lines.key(head), {})
     if not row or not (set(checks) <= row.keys() or "error" in row or "skipped" in row):
-        row = known[key] = forked(key, checks, arguments.gibibytes, params)
-        with (arguments.out / "slim.jsonl").open("a") as file:
-            print(json.dumps(row), file=file)
-        print(summary(row), flush=True)
-    if "skipped" in row:
-        run_one(arguments, known, (*key[:2], "default"), checks, params)
-
-
-def summary(row):
-    if "error" in row or "skipped" in row:
-        return f"{row['name']:40} {row['rate']} {row['size']:7} {row.get('error') or row['skipped']}"
-    marks = " ".join(f"{check}={row[check]}" for check in CHECKS if check in row)
-    errors = " ".join(f"[{v}]" for k, v in row.items() if k.endswith("_error"))
-    figures = f"{row['side']:4} {row['seconds']:6.2f}s ratio {row['ratio']:.3f}"
-    return f"{row['name']:40} {row['rate']} {figures} {marks} {errors} {row['whole'] or ''}"
+        yield {**head, "module": module_of(head["name"])}, partial(examine, head, checks, params)
+    if "skipped" in lines.read().get(lines.key(head), {}):
+        yield from left_of_one(lines, {**head, "size": "default"}, checks, params)
 
 
 def holds(row, check):
@@ -277,13 +184,13 @@ def holds(row, check):
     return value[1] < 1e-9 if isinstance(value, list) else bool(value)
 
 
-def table(out):
+def table(lines):
     """Print docs/coverage.md from the lines so far."""
-    rows = [row for row in rows_by_key(out).values() if "skipped" not in row]
-    names = [row["name"] for row in listed(out)]
+    rows = [row for row in lines.read().values() if "skipped" not in row]
+    names = chosen("all")
     print(HEAD)
     for which in ("smallest", "middle", "all"):
-        among = set(chosen(out, which))
+        among = set(chosen(which))
         for rate, size in sorted({(row["rate"], row["size"]) for row in rows}):
             group = [r for r in rows if (r["rate"], r["size"]) == (rate, size) and r["name"] in among]
             if group and (which != "all" or len(group) > len(among) / 5):
@@ -337,22 +244,19 @@ def other_result(found):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["list", "run", "table"])
-    parser.add_argument("--out", type=Path, default=ROWS)
+    parser.add_argument("command", choices=["run", "table"])
+    parser.add_argument("--rows", type=Path, default=ROWS / "kels.jsonl")
     parser.add_argument("--models", help="by default the whole plan, whatever the next three say")
     parser.add_argument("--rates", type=float, nargs="+", default=[0.5])
     parser.add_argument("--size", choices=["small", "default"], default="small")
     parser.add_argument("--checks", nargs="*", choices=CHECKS, default=list(CHECKS))
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no model after this time")
-    parser.add_argument("--gibibytes", type=int, default=20)
+    add_limits(parser)
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    if arguments.command == "list":
-        list_models(arguments.out)
-    elif arguments.command == "run":
-        run(arguments)
+    lines = Lines(arguments.rows, itemgetter("name", "rate", "size"))
+    if arguments.command == "run":
+        go_on(lines, left(arguments, lines), arguments)
     else:
-        table(arguments.out)
+        table(lines)
 
 
 if __name__ == "__main__":

@@ -1,132 +1,34 @@
-"""Put two heads on one small model of every module of timm and check what comes out; print the table of the docs.
+"""Put two heads on the smallest model of every module of timm, check what comes out, and tabulate it; resumable.
 
-    python tests/benchmarks/two_head_coverage.py > docs/two_head_coverage.md
-    python tests/benchmarks/two_head_coverage.py resnet18 vit_base_patch16_224   # only these
+    python tests/benchmarks/two_head_coverage.py run                                        # about 10 minutes
+    python tests/benchmarks/two_head_coverage.py run --models resnet18,vit_base_patch16_224
+    python tests/benchmarks/two_head_coverage.py table > docs/two_head_coverage.md
 
+The lines go to --rows (tests/benchmarks/rows/two_head.jsonl), and a model that stands there is not run again.
 For each: the logits are those of the classifier alone, to the bit, in evaluation; the embeddings have unit length; the
 gradient of either head reaches the first layer; and a training pass updates every running statistic as the classifier
 alone would. A failure is printed in the table in place of the shapes.
 """
 
+import argparse
 import copy
-import sys
-import warnings
+from functools import partial
+from operator import itemgetter
+from pathlib import Path
 
 import timm
 import torch
-from timm.models import list_modules, model_entrypoint
+from resumable import ROWS, Lines, add_limits, go_on
+from timm.models import list_modules
+from timm_names import chosen, module_of
 
 from pml_extensions.models import TwoHead
 
-NAMES = [
-    "beit_base_patch16_224",
-    "halonet_h1",
-    "test_byobnet",
-    "cait_xxs24_224",
-    "coat_tiny",
-    "convit_tiny",
-    "convmixer_768_32",
-    "test_convnext",
-    "cpubone_nano",
-    "crossvit_tiny_240",
-    "csatv2",
-    "cs3darknet_focus_s",
-    "cspnext_tiny",
-    "davit_tiny",
-    "deepseek_vit_412m",
-    "deit_tiny_patch16_224",
-    "densenet121",
-    "dla46x_c",
-    "dpn48b",
-    "edgenext_xx_small",
-    "efficientformer_l1",
-    "efficientformerv2_s0",
-    "test_efficientnet",
-    "efficientvim_m1",
-    "efficientvit_b0",
-    "efficientvit_m0",
-    "eva02_tiny_patch14_224",
-    "fasternet_t0",
-    "fastvit_t8",
-    "focalnet_tiny_srf",
-    "gcvit_xxtiny",
-    "gemma4_vit_167m",
-    "ghostnet_050",
-    "hardcorenas_b",
-    "hgnetv2_b0",
-    "hiera_tiny_224",
-    "hieradet_small",
-    "hrnet_w18_small",
-    "iformer_t",
-    "inception_next_atto",
-    "inception_resnet_v2",
-    "inception_v3",
-    "inception_v4",
-    "lcnetv2_small",
-    "levit_128s",
-    "lowformer_b0",
-    "test_mambaout",
-    "test_coatnet",
-    "poolformerv2_s12",
-    "gmlp_ti16_224",
-    "mobilenetv3_small_050",
-    "mobilenetv5_base",
-    "mobilevit_xxs",
-    "mvitv2_tiny",
-    "naflexvit_base_patch16_parfac_gap",
-    "nasnetalarge",
-    "nest_tiny",
-    "nextvit_small",
-    "test_nfnet",
-    "pit_ti_224",
-    "pnasnet5large",
-    "pvt_v2_b0",
-    "qwen3_vit_88m",
-    "rdnet_tiny",
-    "regnetx_002",
-    "repghostnet_050",
-    "repvit_m1",
-    "res2next50",
-    "resnest14d",
-    "test_resnet",
-    "resnetv2_18",
-    "rexnet_100",
-    "selecsls42",
-    "legacy_seresnet18",
-    "sequencer2d_s",
-    "shvit_s1",
-    "skresnet18",
-    "starnet_s050",
-    "swiftformer_xs",
-    "swin_tiny_patch4_window7_224",
-    "swinv2_tiny_window8_256",
-    "swinv2_cr_tiny_224",
-    "tiny_vit_5m_224",
-    "tnt_s_legacy_patch16_224",
-    "tresnet_m",
-    "twins_svt_small",
-    "vgg11",
-    "visformer_tiny",
-    "test_vit",
-    "vit_tiny_r_s16_p8_224",
-    "test_vit_relpos",
-    "samvit_base_patch16_224",
-    "vitamin_small_224",
-    "volo_d1_224",
-    "ese_vovnet19b_slim_dw",
-    "legacy_xception",
-    "xception41p",
-    "xcit_nano_12_p8_224",
-]
 SETTINGS = {  # three that take minutes at the size of their configuration
     "deepseek_vit_412m": {"img_size": 112},
     "gemma4_vit_167m": {"img_size": 192},
     "qwen3_vit_88m": {"img_size": 192},
 }
-
-
-def module_of(name):
-    return model_entrypoint(name).__module__.rpartition(".")[2]
 
 
 def build(name):
@@ -171,7 +73,9 @@ def same(one, other):
     return torch.allclose(one.float(), other.float(), rtol=1e-3, atol=1e-5, equal_nan=True)
 
 
-def row(name):
+def examine(name):
+    """Return the shape of the last feature map and how much of it the embedding reads; raise if a check fails."""
+    torch.manual_seed(0)
     model, size = build(name)
     images = torch.randn(2, *size)
     two = TwoHead(model, 16)
@@ -179,28 +83,38 @@ def row(name):
         check_values(model, two, images)
         map_shape = shape(model.forward_features(images))
     check_training(model, two, images)
-    return f"| {module_of(name)} | {name} | {map_shape} | {two.embedding.in_features} |"
+    return {"features": map_shape, "reads": two.embedding.in_features}
 
 
-def main(names):
-    warnings.simplefilter("ignore")
-    missing = set(list_modules()) - {module_of(name) for name in NAMES}
+def table(rows):
+    """Print docs/two_head_coverage.md from the lines so far."""
+    missing = set(list_modules()) - {row["module"] for row in rows}
     print("# Two heads on every module of timm\n")
-    print(f"`python tests/benchmarks/two_head_coverage.py`; timm {timm.__version__}, torch {torch.__version__}.")
+    print(f"`python tests/benchmarks/two_head_coverage.py table`; timm {timm.__version__}, torch {torch.__version__}.")
     print(f"Modules of timm without a model here: {', '.join(sorted(missing)) or 'none'}.\n")
     print("| module | model | last feature map | embedding reads |")
     print("|---|---|---|---|")
-    failures = 0
-    for name in names:
-        torch.manual_seed(0)
-        try:
-            print(row(name), flush=True)
-        except Exception as error:  # noqa: BLE001  # the table says what went wrong, and the run goes on
-            failures += 1
-            print(f"| {module_of(name)} | {name} | {type(error).__name__}: {str(error)[:150]} | |", flush=True)
-    print(f"\n{len(names) - failures} of {len(names)} pass.")
-    sys.exit(bool(failures))
+    for row in sorted(rows, key=itemgetter("module", "name")):
+        print(f"| {row['module']} | {row['name']} | {row.get('error') or row['features']} | {row.get('reads', '')} |")
+    print(f"\n{sum('error' not in row for row in rows)} of {len(rows)} pass.")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["run", "table"])
+    parser.add_argument("--rows", type=Path, default=ROWS / "two_head.jsonl")
+    parser.add_argument("--models", default="smallest")
+    add_limits(parser)
+    arguments = parser.parse_args()
+    lines = Lines(arguments.rows)
+    if arguments.command == "table":
+        table(lines.read().values())
+    else:
+        known = lines.read()
+        names = [name for name in chosen(arguments.models) if name not in known]
+        heads = [{"name": name, "module": module_of(name)} for name in names]
+        go_on(lines, [(head, partial(examine, head["name"])) for head in heads], arguments)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or NAMES)
+    main()
