@@ -10,8 +10,7 @@ from pml_extensions._slimming.analysis import Widths
 from pml_extensions._slimming.locations import TracingError
 from pml_extensions._slimming.tracing.copies import copy_with
 from pml_extensions._slimming.tracing.forward import shapes_of_output
-from pml_extensions._slimming.tracing.modes import with_integers
-from pml_extensions._slimming.tracing.module_integers import derived_integers
+from pml_extensions._slimming.tracing.module_integers import derived_integers, with_integers
 
 
 def cut(model: nn.Module, widths: Widths) -> Any:

@@ -2,19 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from pml_extensions._slimming.algebra.axes import Axis, Reason, freeze, is_frozen, new_axis, resolve, size, unify
+from pml_extensions._slimming.algebra.axes import Axes, Axis, Reason, freeze, is_frozen, new_axis, resolve, size
+from pml_extensions._slimming.algebra.unification import unify
 from pml_extensions._slimming.locations import where
+from pml_extensions._slimming.tracing.trace import Trace
 
-if TYPE_CHECKING:
-    from pml_extensions._slimming.tracing.trace import Trace
-
-Axes: TypeAlias = list[Axis]
-Rule: TypeAlias = Callable[["Call"], "Axes | list[Axes]"]
+Rule: TypeAlias = Callable[["Call"], Axes | list[Axes]]
 
 RULES: dict[Any, Rule] = {}
 
@@ -43,13 +41,13 @@ def rule(*packets: Any) -> Callable[[Rule], Rule]:
 class Call:
     """One operation that has run: what it was given, by the names of its schema, and what it returned."""
 
-    trace: "Trace"
+    trace: Trace
     func: Any
     arguments: dict[str, Any]
     out: Any
 
     @classmethod
-    def of(cls, trace: "Trace", func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> "Call":
+    def of(cls, trace: Trace, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> "Call":
         """Bind the arguments of an operation to the names of its schema."""
         schema = func._schema.arguments  # the documented way to an operator's argument names
         values = {argument.name: argument.default_value for argument in schema if argument.has_default_value()}

@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from pml_extensions._slimming.tracing.stand_ins import stand_in_parameter
+
 
 def held_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield every tensor that a module holds, once, with its name: parameters, buffers, then plain attributes."""
@@ -28,3 +30,19 @@ def copy_with(model: nn.Module, replacement: Callable[[str, Tensor], Tensor]) ->
     """Return a deep copy of a model in which ``replacement(name, tensor)`` stands for every tensor that it holds."""
     memo: dict[int, Any] = {id(tensor): replacement(name, tensor) for name, tensor in held_tensors(model)}
     return copy.deepcopy(model, memo)
+
+
+def weightless(model: nn.Module) -> Any:
+    """Return a deep copy of a model with stand-ins for its parameters, on the CPU, in eval mode."""
+
+    def replacement(_name: str, tensor: Tensor) -> Tensor:
+        if isinstance(tensor, nn.Parameter):
+            return stand_in_parameter(tensor)
+        return tensor.detach().cpu().clone()
+
+    lean = copy_with(model, replacement).eval()
+    for module in lean.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):  # of our own copy
+            for key in [k for k, hook in hooks.items() if not type(hook).__module__.startswith("torch.")]:
+                del hooks[key]
+    return lean

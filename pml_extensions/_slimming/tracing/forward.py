@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pml_extensions._slimming.algebra.axes import Axis
 from pml_extensions._slimming.algebra.integers import Attribute
 from pml_extensions._slimming.locations import TracingError
-from pml_extensions._slimming.tracing.copies import copy_with, held_tensors
-from pml_extensions._slimming.tracing.modes import WatchIntegers, trace_attributes
-from pml_extensions._slimming.tracing.stand_ins import ShapesOnly, stand_in_parameter, tensors_in
+from pml_extensions._slimming.tracing.copies import held_tensors, weightless
+from pml_extensions._slimming.tracing.modes import WatchIntegers, WatchTensors
+from pml_extensions._slimming.tracing.module_integers import trace_attributes
+from pml_extensions._slimming.tracing.stand_ins import ShapesOnly, tensors_in
 from pml_extensions._slimming.tracing.timm_contract import Contract, new_classifier
 from pml_extensions._slimming.tracing.trace import Trace
 
@@ -43,22 +44,6 @@ class Watched:
     trained: list[torch.Size] | None = None
 
 
-def weightless(model: nn.Module) -> Any:
-    """Return a deep copy of a model with stand-ins for its parameters, on the CPU, in eval mode."""
-
-    def replacement(_name: str, tensor: Tensor) -> Tensor:
-        if isinstance(tensor, nn.Parameter):
-            return stand_in_parameter(tensor)
-        return tensor.detach().cpu().clone()
-
-    lean = copy_with(model, replacement).eval()
-    for module in lean.modules():
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):  # of our own copy
-            for key in [k for k, hook in hooks.items() if not type(hook).__module__.startswith("torch.")]:
-                del hooks[key]
-    return lean
-
-
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Leave the random state alone, and keep autocast, gradients and fused CPU kernels out of the way."""
@@ -80,7 +65,8 @@ def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Watched:
     """
     lean = weightless(model)
     named = dict(held_tensors(lean))
-    trace = Trace(inputs, lean.parameters())
+    trace = Trace()
+    tensors = WatchTensors(trace, tensors_in(inputs))
     trace_attributes(lean, trace.equations)
     contract = Contract(trace, lean)
     for name, module in lean.named_modules():
@@ -92,7 +78,9 @@ def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Watched:
 
     def forward() -> list[torch.Size]:
         trace.modules.clear()
-        with trace, WatchIntegers(trace):
+        trace.add_parameters(lean.parameters())
+        tensors.hide(lean.parameters())
+        with tensors, WatchIntegers(trace):
             outputs = tensors_in(run_watched(trace, lean, inputs))
         for tensor in outputs:
             trace.freeze(tensor, "an output of the network")
@@ -105,7 +93,7 @@ def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Watched:
                 lean.train()
                 trained = forward()
             lean.eval()
-        with trace, WatchIntegers(trace):
+        with tensors, WatchIntegers(trace):
             contract.head()
         weight_axes = list(trace.weight_axes)
         new_classifier(lean, trace, forward)

@@ -1,18 +1,72 @@
-"""Watch the integers of the model's code: its modules' attributes, the shapes it reads, the sizes it asks for."""
+"""Watch a forward pass: the operations on its tensors, and the shapes that its code reads and the sizes it asks for."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from pml_extensions._slimming.algebra.axes import Axis
-from pml_extensions._slimming.algebra.integers import Attribute, Equation, Expression, Size, TracedInt, plain
+from pml_extensions._slimming.algebra.axes import Axes, Axis, size
+from pml_extensions._slimming.algebra.integers import Expression, Size, TracedInt, plain
+from pml_extensions._slimming.locations import TracingError
+from pml_extensions._slimming.tracing import value_rules, view_rules  # noqa: F401  # view_rules enters its rules
+from pml_extensions._slimming.tracing.calls import RULES, Call
 from pml_extensions._slimming.tracing.size_rules import FREE, USES, Use
+from pml_extensions._slimming.tracing.stand_ins import ShapesOnly, tensors_in
 from pml_extensions._slimming.tracing.trace import Trace
 
+aten = torch.ops.aten
+_PRODUCTS = {aten.mm, aten.bmm, aten.addmm, aten.baddbmm, aten.convolution, aten.mv, aten.index, aten.embedding}
 _SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]  # a getset descriptor
+
+
+class WatchTensors(ShapesOnly):  # type: ignore[no-untyped-call]  # torch is untyped there
+    """Run a forward pass on stand-ins, and give the results of every operation their axes.
+
+    Args:
+        trace: what to write them down in.
+        unknown: see ``ShapesOnly``.
+    """
+
+    def __init__(self, trace: Trace, unknown: Iterable[Tensor]) -> None:
+        super().__init__(unknown)
+        self._trace = trace
+
+    def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        """Give the results of an operation their axes."""
+        results = out if isinstance(out, (tuple, list)) else [out]
+        if not any(isinstance(t, Tensor) for t in results):
+            return
+        operands = tensors_in((args, kwargs))
+        packet = func.overloadpacket
+        call = Call.of(self._trace, func, args, kwargs, out)
+        rule = RULES.get(packet) or (value_rules.elementwise if torch.Tag.pointwise in func.tags else _unknown)
+        axes = rule(call)
+        many = [axes] if isinstance(out, Tensor) else axes
+        made_of_weights = operands and packet not in _PRODUCTS and all(map(self._trace.is_weight, operands))
+        for tensor, its_axes in zip(results, many, strict=True):
+            if isinstance(tensor, Tensor):
+                _check(func, tensor, its_axes)
+                self._trace.give(tensor, list(its_axes))
+                if made_of_weights:
+                    self._trace.add_parameters([tensor])
+
+
+def _check(func: Any, tensor: Tensor, axes: Axes) -> None:
+    lengths = [size(axis) for axis in axes]
+    if lengths != list(tensor.shape):
+        raise TracingError(f"the rule of {func} gives {lengths} where the result has {tuple(tensor.shape)}")
+
+
+def _unknown(call: Call) -> Any:
+    name = str(call.func)
+    for tensor in tensors_in(call.arguments):
+        for axis in call.trace.axes(tensor):
+            call.freeze(axis, f"there is no rule for {name}")
+    results = [call.out] if isinstance(call.out, Tensor) else call.out
+    axes = [[call.frozen(n, name) for n in t.shape] if isinstance(t, Tensor) else [] for t in results]
+    return axes[0] if isinstance(call.out, Tensor) else axes
 
 
 class WatchIntegers(TorchFunctionMode):
@@ -54,41 +108,3 @@ class WatchIntegers(TorchFunctionMode):
 
     def _traced(self, value: int, expression: Expression) -> TracedInt:
         return TracedInt(value, expression, self._trace.equations)
-
-
-def trace_attributes(model: nn.Module, equations: list[Equation]) -> None:
-    """Replace every integer that a module of ``model`` holds by a traced one."""
-    for name, module in model.named_modules():
-        for attribute, value in list(vars(module).items()):
-            if not attribute.startswith("_") or isinstance(value, int):
-                module.__dict__[attribute] = _trace_value(value, Attribute(name, attribute), equations)
-
-
-def _trace_value(value: Any, at: Attribute, equations: list[Equation]) -> Any:
-    if type(value) is int:
-        return TracedInt(value, Attribute(at.module, at.name, at.places, value), equations)
-    if type(value) in {tuple, list, torch.Size}:
-        items = [_trace_value(item, _inside(at, i), equations) for i, item in enumerate(value)]
-        return type(value)(items)
-    if type(value) is dict:
-        return {key: _trace_value(item, _inside(at, key), equations) for key, item in value.items()}
-    return value
-
-
-def _inside(at: Attribute, place: Any) -> Attribute:
-    return Attribute(at.module, at.name, (*at.places, place))
-
-
-def with_integers(value: Any, changes: Mapping[tuple[Any, ...], int]) -> Any:
-    """Return a nest of tuples, lists and dicts with the integers at the given places replaced."""
-    if () in changes:
-        return changes[()]
-    if isinstance(value, dict):
-        return {key: with_integers(item, _below(changes, key)) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return type(value)([with_integers(item, _below(changes, i)) for i, item in enumerate(value)])
-    return value
-
-
-def _below(changes: Mapping[tuple[Any, ...], int], place: Any) -> dict[tuple[Any, ...], int]:
-    return {places[1:]: value for places, value in changes.items() if places and places[0] == place}

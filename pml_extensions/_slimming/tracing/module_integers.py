@@ -1,10 +1,17 @@
-"""The integers that torch.nn's own classes hold beside their weights, which their forward does not always read."""
+"""The integers that modules hold: traced while the model runs, and set anew in a slim one.
 
-from collections.abc import Iterator
+The forward of torch.nn's own classes does not read all of theirs; what those must be follows from the weights.
+"""
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from pml_extensions._slimming.algebra.integers import Attribute, Equation, TracedInt
 
 SizeOf = tuple[str, int]
 
@@ -49,3 +56,41 @@ def derived_integers(module: nn.Module) -> dict[str, int]:
     if isinstance(module, nn.MultiheadAttention):
         values["head_dim"] = module.out_proj.weight.shape[1] // module.num_heads
     return values
+
+
+def trace_attributes(model: nn.Module, equations: list[Equation]) -> None:
+    """Replace every integer that a module of ``model`` holds by a traced one."""
+    for name, module in model.named_modules():
+        for attribute, value in list(vars(module).items()):
+            if not attribute.startswith("_") or isinstance(value, int):
+                module.__dict__[attribute] = _trace_value(value, Attribute(name, attribute), equations)
+
+
+def _trace_value(value: Any, at: Attribute, equations: list[Equation]) -> Any:
+    if type(value) is int:
+        return TracedInt(value, Attribute(at.module, at.name, at.places, value), equations)
+    if type(value) in {tuple, list, torch.Size}:
+        items = [_trace_value(item, _inside(at, i), equations) for i, item in enumerate(value)]
+        return type(value)(items)
+    if type(value) is dict:
+        return {key: _trace_value(item, _inside(at, key), equations) for key, item in value.items()}
+    return value
+
+
+def _inside(at: Attribute, place: Any) -> Attribute:
+    return Attribute(at.module, at.name, (*at.places, place))
+
+
+def with_integers(value: Any, changes: Mapping[tuple[Any, ...], int]) -> Any:
+    """Return a nest of tuples, lists and dicts with the integers at the given places replaced."""
+    if () in changes:
+        return changes[()]
+    if isinstance(value, dict):
+        return {key: with_integers(item, _below(changes, key)) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)([with_integers(item, _below(changes, i)) for i, item in enumerate(value)])
+    return value
+
+
+def _below(changes: Mapping[tuple[Any, ...], int], place: Any) -> dict[tuple[Any, ...], int]:
+    return {places[1:]: value for places, value in changes.items() if places and places[0] == place}

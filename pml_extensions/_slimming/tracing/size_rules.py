@@ -7,17 +7,16 @@ it is free, for there it changes no shape.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from pml_extensions._slimming.algebra.axes import Axis, Factor, is_frozen, resolve, size, split_at, split_outer
+from pml_extensions._slimming.algebra.axes import Axis, Factor, is_frozen, resolve, size
 from pml_extensions._slimming.algebra.integers import Equation, Expression, Operation, Size, TracedInt, expression_of
+from pml_extensions._slimming.algebra.unification import split_at, split_outer
 from pml_extensions._slimming.locations import where
-
-if TYPE_CHECKING:
-    from pml_extensions._slimming.tracing.trace import Trace
+from pml_extensions._slimming.tracing.trace import Trace
 
 USES: dict[str, "Callable[[Use], None]"] = {}
 FREE = {
@@ -32,7 +31,7 @@ FREE = {
 class Use:
     """One call of a torch function: the tensors and integers it was given, and what it returned."""
 
-    trace: "Trace"
+    trace: Trace
     args: Sequence[Any]
     kwargs: dict[str, Any]
     out: Any

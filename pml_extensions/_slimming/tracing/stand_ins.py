@@ -61,12 +61,12 @@ class ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch i
     def __init__(self, unknown: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch is untyped there
         self._unknown = WeakTensorKeyDictionary()
-        for tensor in unknown:
-            self.hide(tensor)
+        self.hide(unknown)
 
-    def hide(self, tensor: Tensor) -> None:
-        """Treat a tensor as a stand-in from now on."""
-        self._unknown[tensor] = True
+    def hide(self, tensors: Iterable[Tensor]) -> None:
+        """Treat tensors as stand-ins from now on."""
+        for tensor in tensors:
+            self._unknown[tensor] = True
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -94,8 +94,7 @@ class ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch i
             out = func(*args, **kwargs)
         else:
             out = _shapes_of_result(func, args, kwargs)
-        for tensor in tensors_in(out):
-            self._unknown[tensor] = True
+        self.hide(tensors_in(out))
         return out
 
     def _unknown_mask(self, tensor: Tensor) -> bool:
@@ -107,8 +106,7 @@ class ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch i
         for position, argument in enumerate(func._schema.arguments):
             if argument.alias_info is not None and argument.alias_info.is_write:
                 results.append(kwargs[argument.name] if argument.name in kwargs else args[position])
-        for tensor in tensors_in(results):
-            self._unknown[tensor] = True
+        self.hide(tensors_in(results))
         returns = results[: len(func._schema.returns)]
         return returns[0] if len(returns) == 1 else tuple(returns) if returns else None
 

@@ -93,7 +93,6 @@ def new_classifier(model: nn.Module, trace: Trace, forward: Callable[[], Any]) -
     try:
         reset(int(getattr(model, "num_classes", 0)) or 2)
         model.eval()
-        trace.add_parameters(model.parameters())
         forward()
     except Exception:  # noqa: BLE001  # a model that cannot do it when dense need not when slim
         del trace.equations[equations:]

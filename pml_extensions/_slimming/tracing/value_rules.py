@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
-from pml_extensions._slimming.algebra.axes import Axis, leaves, new_axis, resolve, size
+from pml_extensions._slimming.algebra.axes import Axes, Axis, leaves, new_axis, resolve, size
 from pml_extensions._slimming.locations import where
-from pml_extensions._slimming.tracing.calls import Axes, Call, aten, rule, tensors
+from pml_extensions._slimming.tracing.calls import Call, aten, rule, tensors
 
 
 def elementwise(call: Call) -> Axes | list[Axes]:
@@ -68,9 +68,8 @@ def _product(call: Call, left: str, right: str) -> Axes:
 def mark(call: Call, axis: Axis, produced: bool = False) -> None:
     """Note that an axis is one of a weight, and whether the weight decides what the axis holds."""
     call.trace.weight_axes.append((axis, where()))
-    for leaf in leaves(axis):
-        leaf.weight = True
-        leaf.produced |= produced
+    for leaf in leaves(axis) if produced else ():
+        leaf.produced = True
 
 
 @rule(aten.mm, aten.bmm)

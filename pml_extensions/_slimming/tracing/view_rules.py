@@ -2,8 +2,9 @@
 
 import torch
 
-from pml_extensions._slimming.algebra.axes import Axis, concatenate, is_frozen, new_axis, resolve, size, split_at
-from pml_extensions._slimming.tracing.calls import Axes, Call, aten, rule, tensors
+from pml_extensions._slimming.algebra.axes import Axes, Axis, concatenate, is_frozen, new_axis, resolve, size
+from pml_extensions._slimming.algebra.unification import split_at
+from pml_extensions._slimming.tracing.calls import Call, aten, rule, tensors
 
 
 @rule(aten.view, aten._unsafe_view, aten._reshape_alias, aten.reshape)
