@@ -13,7 +13,7 @@ from pytorch_metric_learning.distances import BaseDistance
 from torch import Tensor
 
 from pml_extensions._semi_hard.classes import Classes
-from pml_extensions._semi_hard.dissimilarity import dissimilarity
+from pml_extensions._semi_hard.dissimilarities import dissimilarity
 from pml_extensions._semi_hard.masked_minima import nearest_farther
 from pml_extensions._semi_hard.sorted_rows import SortedRows, sort_rows
 

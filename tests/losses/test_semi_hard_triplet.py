@@ -156,7 +156,7 @@ def test_given_pairs_become_triplets_as_in_the_host():
 def test_many_pairs_are_taken_run_by_run(monkeypatch):
     embeddings, labels = torch.randn(64, 6), torch.arange(64) // 4
     expected = value_and_grad(lambda e: SemiHardTripletLoss()(e, labels), embeddings)
-    monkeypatch.setattr(import_module("pml_extensions._semi_hard.dissimilarity"), "PAIR_ELEMENTS", 60)
+    monkeypatch.setattr(import_module("pml_extensions._semi_hard.dissimilarities"), "PAIR_ELEMENTS", 60)
     for part, whole in zip(
         value_and_grad(lambda e: SemiHardTripletLoss()(e, labels), embeddings), expected, strict=True
     ):
