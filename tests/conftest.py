@@ -1,17 +1,11 @@
 """Settings of every test."""
 
-import traceback
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
+import timm
 import torch
-
-PACKAGE = str(Path(__file__).parents[1] / "pml_extensions")
-LACKING = {  # what the lowest versions do not have: words of the error
-    "timm 1.0.11": ("Unknown model", "meta tensor"),
-    "torch 2.4.0": ("are not supported for dynamo export",),
-}
+from packaging.requirements import Requirement
 
 
 @pytest.fixture(autouse=True)
@@ -19,15 +13,18 @@ def seed():
     torch.manual_seed(0)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call():
-    """Skip a test at the point where a host of the lowest version lacks what the test uses of it."""
-    try:
-        return (yield)
-    except Exception as error:
-        ours = any(frame.filename.startswith(PACKAGE) for frame in traceback.extract_tb(error.__traceback__))
-        for host, words in LACKING.items():
-            name, lowest = host.split()
-            if version(name).startswith(lowest) and not ours and any(word in str(error) for word in words):
-                pytest.skip(f"{host}: {error}"[:200])
-        raise
+def pytest_configure(config):
+    config.addinivalue_line("markers", "requires(requirement, ...): hosts of these versions, such as 'timm>=1.0.22'")
+    config.addinivalue_line("markers", "timm_model(argument): a timm that has the model which this argument names")
+
+
+def pytest_runtest_setup(item):
+    """Skip a test where a host lacks what its markers name."""
+    for marker in item.iter_markers("requires"):
+        for requirement in map(Requirement, marker.args):
+            if version(requirement.name) not in requirement.specifier:
+                pytest.skip(f"requires {requirement}")
+    for marker in item.iter_markers("timm_model"):
+        name = item.callspec.params[marker.args[0]]
+        if not timm.is_model(name):
+            pytest.skip(f"requires a timm that has {name}")

@@ -42,6 +42,7 @@ STRICT = {
 }
 
 
+@pytest.mark.timm_model("name")
 @pytest.mark.parametrize("name", SMALL)
 def test_slim_is_the_dense_network_without_its_reset_hypothesis(name):
     kind, error = slim_checks.exactness(timm.create_model(name).eval(), KELS(0.5, example_input=at(SMALL[name])))
@@ -60,6 +61,7 @@ def test_hard_cases_where_nothing_divides(name):
     assert slim_checks.exactness(model, split)[1] < 1e-9
 
 
+@pytest.mark.timm_model("name")
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "fasternet_t0"])
 def test_slim_is_exact_in_train_mode(name):
     model = timm.create_model(name, drop_rate=0, drop_path_rate=0)

@@ -50,6 +50,7 @@ def small(**kwargs):
     return timm.create_model("test_resnet", num_classes=5, **kwargs)
 
 
+@pytest.mark.timm_model("name")
 @pytest.mark.parametrize("pooling", ["avg", "flatten"])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_kind_of_architecture(name, pooling):
@@ -67,6 +68,7 @@ def test_every_kind_of_architecture(name, pooling):
     assert type(two.model) is type(model)
 
 
+@pytest.mark.timm_model("name")
 @pytest.mark.parametrize("name", FIXED_BATCH)
 def test_statistics_see_each_batch_once_and_both_heads_train_the_trunk(name):
     model, size = classifier(name)
