@@ -7,6 +7,7 @@ from pml_extensions.attr.layouts import ChannelsFirst, ChannelsLast, Layout, Tok
 from pml_extensions.attr.lbfgs import LBFGS
 from pml_extensions.attr.objectives import ClassOblivious, ClassSpecific, Objective, Reference
 from pml_extensions.attr.published import PublishedSGD
+from pml_extensions.attr.solver import Solution, Solver, value_and_gradient
 
 __all__ = [
     "L2CAF",
@@ -23,7 +24,10 @@ __all__ = [
     "Reference",
     "Report",
     "Softmax",
+    "Solution",
+    "Solver",
     "Tokens",
     "UnitNorm",
     "last_feature_layer",
+    "value_and_gradient",
 ]

@@ -6,6 +6,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from pml_extensions._settings import check_object
+
 Target = int | tuple[int, ...] | Tensor | list[int] | list[tuple[int, ...]]
 
 
@@ -20,6 +22,25 @@ def check_inputs(inputs: object) -> tuple[Tensor, ...]:
     if len(set(sizes)) > 1:
         raise ValueError(f"inputs must all hold the same number of examples, got {sizes}")
     return tensors
+
+
+def check_output(output: object, examples: int) -> Tensor:
+    """Return what a network returned, known to hold one row per example."""
+    if not isinstance(output, Tensor) or output.ndim == 0 or len(output) != examples:
+        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"forward_func must return a tensor of one row per example ({examples}), got {got}")
+    return output
+
+
+def check_parts(objective: object, filter: object, solver: object) -> None:  # noqa: A002 - the method's word
+    """Raise unless each part of the method that is given has what it is used for."""
+    for name, part, method, example in (
+        ("objective", objective, "__call__", "ClassOblivious()"),
+        ("filter", filter, "start", "UnitNorm()"),
+        ("solver", solver, "minimize", "LBFGS()"),
+    ):
+        if part is not None:
+            check_object(name, part, example, method)
 
 
 def target_indices(target: Target, output: Tensor) -> Tensor:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pml_extensions.attr._problem import Problem, Solution
+from pml_extensions.attr._problem import Problem
 from pml_extensions.attr._recording import Recording
 from pml_extensions.attr._sphere import minimize_on_sphere
-from pml_extensions.attr.feature_layer import per_place
 from pml_extensions.attr.filters import UnitNorm
+from pml_extensions.attr.layouts import per_place
+from pml_extensions.attr.solver import Solution
 
 _CHUNK = 2**24  # elements of activations that pass through the tail at once
 

@@ -1,6 +1,5 @@
 """The network behind a forward function, and what has to be as before when a call ends."""
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -10,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+
+from pml_extensions.attr._warning import warn_user
 
 
 def module_of(function: Callable[..., Any]) -> nn.Module | None:
@@ -34,10 +35,9 @@ def warn_if_training(model: nn.Module | None) -> None:
     active = [module for module in model.modules() if module.training] if model is not None else []
     kinds = {type(module).__name__ for module in active if isinstance(module, (_BatchNorm, _DropoutNd))}
     if kinds:
-        warnings.warn(
+        warn_user(
             f"{', '.join(sorted(kinds))} in training mode: maps depend on chance or on the other examples; call "
-            "model.eval() first",
-            stacklevel=4,
+            "model.eval() first"
         )
 
 
@@ -52,6 +52,12 @@ def kept_buffers(model: nn.Module | None) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in kept:
                 buffer.copy_(value)
+
+
+def slices(total: int, size: int) -> Iterator[slice]:
+    """Yield so many examples at a time."""
+    for first in range(0, total, size):
+        yield slice(first, min(first + size, total))
 
 
 def examples_of(values: tuple[Any, ...], chosen: slice, total: int) -> tuple[Any, ...]:

@@ -1,8 +1,6 @@
 """The problem that a map solves: the filter of each example that makes an objective least."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -67,41 +65,6 @@ class Problem:
     def value(self, parameters: Tensor) -> Tensor:
         """Return the objective (B,) of the filters that ``parameters`` (B, P) stand for."""
         return self.objective(self.output(self.filter(parameters, self.grid)))
-
-
-@dataclass(frozen=True)
-class Solution:
-    """What a solver found, for each example.
-
-    Attributes:
-        parameters: (B, P) what the filter is made from.
-        objective: (B,) the value of the objective there.
-        steps: (B,) steps taken; 0 for a closed form.
-        converged: (B,) whether the stopping rule was met before the steps ran out.
-    """
-
-    parameters: Tensor
-    objective: Tensor
-    steps: Tensor
-    converged: Tensor
-
-
-class Solver(Protocol):
-    """What an iterative solver can do; write another one by giving a class this method."""
-
-    def minimize(
-        self, function: Callable[[Tensor], Tensor], start: Tensor, after_step: Callable[[], object]
-    ) -> Solution:
-        """Minimise ``function``, (B, P) -> (B,), each row on its own, from ``start``; call ``after_step`` each step."""
-
-
-def value_and_gradient(function: Callable[[Tensor], Tensor], parameters: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the values (B,) and their gradients (B, P)."""
-    parameters = parameters.detach().requires_grad_()
-    with torch.enable_grad():
-        values = function(parameters)
-    (gradient,) = torch.autograd.grad(values, parameters, torch.ones_like(values))
-    return values.detach(), gradient
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """One forward pass of a network that brings back a layer's activation, the output, and the way between them."""
 
 import threading
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pml_extensions.attr._recording import Recorder
+from pml_extensions.attr._warning import warn_user
 
 Run = Callable[[], Tensor]
 Tail = Callable[[Tensor], Tensor]
@@ -71,6 +71,17 @@ class Capture:
     output: Tensor
     tail: Tail
 
+    def __post_init__(self) -> None:
+        if len(self.activation) != len(self.output):
+            raise ValueError(
+                f"layer must keep the examples in its first dimension ({len(self.output)}), got an activation of shape "
+                f"{tuple(self.activation.shape)}"
+            )
+        named = {"the activations of layer": self.activation, "the output of forward_func": self.output}
+        for name, tensor in named.items():
+            if not tensor.isfinite().all():
+                raise ValueError(f"{name} must be finite, got NaN or infinity; check inputs and weights")
+
 
 def capture(run: Run, site: Site) -> Capture:
     """Run a network once and return the activation at a site, the output, and the tail between them.
@@ -109,10 +120,9 @@ def capture(run: Run, site: Site) -> Capture:
         (activation,) = pieces.tensors.values()
         with torch.enable_grad():
             return Capture(activation, output if output.requires_grad else recording(activation.clone()), recording)
-    warnings.warn(
+    warn_user(
         f"what follows the layer cannot be played back on its own ({recording.obstacle or 'several devices'}); "
-        "each step runs the whole network",
-        stacklevel=2,
+        "each step runs the whole network"
     )
     activation, rerun = pieces.joined(), _Rerun(run, site, pieces)
     with torch.enable_grad():

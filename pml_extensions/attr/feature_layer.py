@@ -9,7 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from pml_extensions.attr.layouts import ChannelsFirst, Layout, find_layout
+from pml_extensions.attr._problem import Problem
+from pml_extensions.attr.layouts import ChannelsFirst, Grid, Layout, find_layout, per_place
 
 __all__ = ["last_feature_layer"]
 
@@ -133,6 +134,23 @@ def why_useless(layout: Layout, activation: Tensor, gradient: Tensor) -> str | N
     return None
 
 
+def refuse_useless_layer(
+    problem: Problem, layer: nn.Module, model: nn.Module | None, run: Callable[[], Tensor], image: Grid | None
+) -> None:
+    """Raise a ValueError where a filter is without effect; it names the nearest earlier layer that will do."""
+    reason = why_useless(problem.layout, problem.activation, problem.pull_back(problem.probe()))
+    if reason is None:
+        return
+    advice = "pass an earlier layer"
+    if model is not None:
+        visits = visit_layers(model, run, problem.examples, image)
+        own = [place for place, visit in enumerate(visits) if visit.layer is layer]
+        earlier = [visit for visit in visits[: own[-1] if own else None] if visit.useful]
+        alike = [visit for visit in earlier if visit.shape == problem.activation.shape] or earlier
+        advice = f"the nearest earlier layer that will do is {alike[-1].name!r}" if alike else "no earlier one will do"
+    raise ValueError(f"layer {type(layer).__name__} has no map: {reason}; {advice}")
+
+
 @torch.no_grad()
 def _output(model: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
     output = model(*inputs)
@@ -187,15 +205,6 @@ def _nodes_that_everything_passes(output: Tensor, parameters: Iterable[Tensor]) 
             if following is not None:
                 ways[following] += ways[node]
     return {node for node in order if ways[node] * order[node] == order[root]}
-
-
-def per_place(layout: Layout, values: Tensor) -> Tensor:
-    """Return the sum (B, H, W) over the channels of each place."""
-    wide = torch.promote_types(values.dtype, torch.float32)
-    ones = torch.ones(len(values), *layout.grid(values.shape), dtype=wide, device=values.device, requires_grad=True)
-    with torch.enable_grad():
-        spread = layout.spread(ones, values.shape) * values
-    return torch.autograd.grad(spread, ones, torch.ones_like(spread))[0]
 
 
 def _default_inputs(model: nn.Module) -> Tensor:

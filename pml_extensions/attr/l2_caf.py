@@ -5,48 +5,35 @@ Source: Taha, Yang, Shrivastava and Davis, A generic visualization approach for 
 method elsewhere; any layer of any network will do; an output may be kept close to another image's.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from captum._utils.common import _format_additional_forward_args, _run_forward
-from captum._utils.progress import NullProgress, progress
 from captum.attr import LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from pml_extensions._settings import check_object
-from pml_extensions.attr._arguments import Target, check_inputs, check_reference, target_indices
-from pml_extensions.attr._exact import solve_exactly
-from pml_extensions.attr._network import examples_of, kept_buffers, module_of, refuse_foreign_layer, warn_if_training
-from pml_extensions.attr._problem import Problem, Solution, Solver
+from pml_extensions._settings import check_integer, check_object
+from pml_extensions.attr._arguments import Target, check_inputs, check_output, check_parts
+from pml_extensions.attr._network import (
+    examples_of,
+    kept_buffers,
+    module_of,
+    refuse_foreign_layer,
+    slices,
+    warn_if_training,
+)
+from pml_extensions.attr._problem import Problem
+from pml_extensions.attr._solving import Report, joined, solve
 from pml_extensions.attr._tail import Site, capture, refuse_inference_mode
-from pml_extensions.attr.feature_layer import visit_layers, why_useless
+from pml_extensions.attr.feature_layer import refuse_useless_layer
 from pml_extensions.attr.filters import Filter, UnitNorm
 from pml_extensions.attr.layouts import Layout, find_layout
-from pml_extensions.attr.lbfgs import LBFGS
-from pml_extensions.attr.objectives import ClassOblivious, ClassSpecific, Objective, Reference
+from pml_extensions.attr.objectives import Objective, objective_for
+from pml_extensions.attr.solver import Solver
 
 __all__ = ["L2CAF", "Report"]
-
-
-@dataclass(frozen=True)
-class Report:
-    """How a map was found, for each example.
-
-    Attributes:
-        objective: (B,) the objective at the map's filter.
-        steps: (B,) passes of what follows the layer that the iterative solver took; 0 for a closed form.
-        converged: (B,) whether the solver's stopping rule was met; always so for a closed form.
-        exact: (B,) whether the filter is the global minimum, in closed form.
-    """
-
-    objective: Tensor
-    steps: Tensor
-    converged: Tensor
-    exact: Tensor
 
 
 class L2CAF(LayerAttribution):
@@ -96,9 +83,8 @@ class L2CAF(LayerAttribution):
         self.layout = layout
 
     def __repr__(self) -> str:
-        layers = self.layer if isinstance(self.layer, list) else [self.layer]
         network = module_of(self.forward_func)
-        names = ", ".join(type(layer).__name__ for layer in layers)
+        names = ", ".join(type(layer).__name__ for layer in self._layers())
         return (
             f"L2CAF({type(network).__name__ if network is not None else self.forward_func}, layer={names}, "
             f"device_ids={self.device_ids}, layout={self.layout})"
@@ -153,158 +139,63 @@ class L2CAF(LayerAttribution):
         inputs = check_inputs(inputs)
         if sum(given is not None for given in (target, reference, objective)) > 1:
             raise ValueError("target, reference and objective exclude each other, got more than one")
-        for name, part, method, example in (
-            ("objective", objective, "__call__", "ClassOblivious()"),
-            ("filter", filter, "start", "UnitNorm()"),
-            ("solver", solver, "minimize", "LBFGS()"),
-        ):
-            if part is not None:
-                check_object(name, part, example, method)
-        ask = _Question(target, reference, objective, filter or UnitNorm(), solver, show_progress)
-        size = len(inputs[0]) if internal_batch_size is None else internal_batch_size
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"internal_batch_size must be a positive integer, got {internal_batch_size}")
+        check_parts(objective, filter, solver)
+        if internal_batch_size is not None:
+            check_integer("internal_batch_size", internal_batch_size, least=1)
+        total = len(inputs[0])
         args = _format_additional_forward_args(additional_forward_args) or ()
-        layers = self.layer if isinstance(self.layer, list) else [self.layer]
-        results = []
-        for layer in layers:
-            site = Site(
-                layer, attribute_to_layer_input, self.device_ids or getattr(self.forward_func, "device_ids", None)
+        model = module_of(self.forward_func)
+        warn_if_training(model)
+
+        def solve_some(layer: nn.Module, chosen: slice) -> tuple[Tensor, Report]:
+            own_target, own_reference = examples_of((target, reference), chosen, total)
+            problem = self._problem(
+                Site(
+                    layer, attribute_to_layer_input, self.device_ids or getattr(self.forward_func, "device_ids", None)
+                ),
+                examples_of(inputs, chosen, total),
+                examples_of(args, chosen, total),
+                filter or UnitNorm(),
+                lambda output: objective_for(output, own_target, own_reference, objective),
             )
-            maps, report = self._explain(site, inputs, args, ask, size)
+            return solve(problem, solver, show_progress=show_progress)
+
+        results = []
+        for layer in self._layers():
+            refuse_foreign_layer(layer, model)
+            with kept_buffers(model):
+                parts = [solve_some(layer, chosen) for chosen in slices(total, internal_batch_size or total)]
+            maps = torch.cat([filters for filters, _ in parts]).unsqueeze(1)
             maps = maps if signed else maps.abs()
-            results.append((maps, report) if return_report else maps)
+            results.append((maps, joined([report for _, report in parts])) if return_report else maps)
         return results if isinstance(self.layer, list) else results[0]
 
     def has_convergence_delta(self) -> bool:
         """Return False: how a map was found is in the report."""
         return False
 
-    def _explain(
-        self, site: Site, inputs: tuple[Tensor, ...], args: tuple[Any, ...], ask: "_Question", size: int
-    ) -> tuple[Tensor, Report]:
-        total = len(inputs[0])
-        model = module_of(self.forward_func)
-        refuse_foreign_layer(site.layer, model)
-        warn_if_training(model)
-        parts = []
-        with kept_buffers(model):
-            for first in range(0, total, size):
-                chosen = slice(first, min(first + size, total))
-                part = ask.about(chosen, total)
-                parts.append(
-                    self._solve(site, examples_of(inputs, chosen, total), examples_of(args, chosen, total), part)
-                )
-        filters = torch.cat([filters for filters, _ in parts]).unsqueeze(1)
-        columns = zip(*(vars(report).values() for _, report in parts), strict=True)
-        return filters, Report(*(torch.cat(column) for column in columns))
+    def _layers(self) -> list[nn.Module]:
+        return self.layer if isinstance(self.layer, list) else [self.layer]
 
-    def _solve(
-        self, site: Site, inputs: tuple[Tensor, ...], args: tuple[Any, ...], ask: "_Question"
-    ) -> tuple[Tensor, Report]:
+    def _problem(
+        self,
+        site: Site,
+        inputs: tuple[Tensor, ...],
+        args: tuple[Any, ...],
+        filter: Filter,  # noqa: A002
+        objective_of: Callable[[Tensor], Objective],
+    ) -> Problem:
+        """Run the network once and pose the problem of a layer."""
+
         def run() -> Tensor:
-            output = cast("Tensor", _run_forward(self.forward_func, inputs, None, args))
-            if not isinstance(output, Tensor) or output.ndim == 0 or len(output) != len(inputs[0]):
-                shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-                raise ValueError(
-                    f"forward_func must return a tensor of one row per example ({len(inputs[0])}), got {shape}"
-                )
-            return output
+            return check_output(cast("Tensor", _run_forward(self.forward_func, inputs, None, args)), len(inputs[0]))
 
         captured = capture(run, site)
-        activation = captured.activation
-        if len(activation) != len(inputs[0]):
-            raise ValueError(
-                f"layer must keep the examples in its first dimension ({len(inputs[0])}), got an activation of shape "
-                f"{tuple(activation.shape)}"
-            )
-        for name, tensor in (("the activations of layer", activation), ("the output of forward_func", captured.output)):
-            if not tensor.isfinite().all():
-                raise ValueError(f"{name} must be finite, got NaN or infinity; check inputs and weights")
         model, image = module_of(self.forward_func), _image_size(inputs)
-        layout = self.layout or find_layout(activation.shape, image, model, site.layer)
-        problem = Problem(captured, layout, ask.filter, ask.objective_for(captured.output.detach()))
-        self._refuse_useless_layer(problem, site, run, image)
-        return ask.answer(problem)
-
-    def _refuse_useless_layer(
-        self, problem: Problem, site: Site, run: Callable[[], Tensor], image: tuple[int, int] | None
-    ) -> None:
-        gradient = problem.pull_back(problem.probe())
-        reason = why_useless(problem.layout, problem.activation, gradient)
-        if reason is None:
-            return
-        model = module_of(self.forward_func)
-        advice = "pass an earlier layer"
-        if model is not None:
-            visits = visit_layers(model, run, problem.examples, image)
-            own = [place for place, visit in enumerate(visits) if visit.layer is site.layer]
-            earlier = [visit for visit in visits[: own[-1] if own else None] if visit.useful]
-            alike = [visit for visit in earlier if visit.shape == problem.activation.shape] or earlier
-            advice = (
-                f"the nearest earlier layer that will do is {alike[-1].name!r}" if alike else "no earlier one will do"
-            )
-        raise ValueError(f"layer {type(site.layer).__name__} has no map: {reason}; {advice}")
-
-
-@dataclass(frozen=True)
-class _Question:
-    """What is asked about the examples of a batch, and how it is to be answered."""
-
-    target: Target | None
-    reference: Tensor | None
-    objective: Objective | None
-    filter: Filter
-    solver: Solver | None
-    show_progress: bool
-
-    def about(self, chosen: slice, total: int) -> "_Question":
-        """Return the question about some of the examples."""
-        (target, reference) = examples_of((self.target, self.reference), chosen, total)
-        return _Question(target, reference, self.objective, self.filter, self.solver, self.show_progress)
-
-    def objective_for(self, output: Tensor) -> Objective:
-        """Return the objective, checked against the output."""
-        if self.objective is not None:
-            return self.objective
-        if self.reference is not None:
-            return Reference(check_reference(self.reference, output))
-        if self.target is not None:
-            return ClassSpecific(target_indices(self.target, output))
-        if output.ndim > 2:
-            raise ValueError(
-                f"forward_func must return (B, K) where no target is given, got shape {tuple(output.shape)}; pass a "
-                "target, or an objective of your own"
-            )
-        return ClassOblivious()
-
-    def answer(self, problem: Problem) -> tuple[Tensor, Report]:
-        """Return the filters (B, H, W) and how they were found."""
-        solution, exact = (solve_exactly(problem) if self.solver is None else None) or (None, None)
-        if solution is None or exact is None or not exact.all():
-            found = self._iterate(problem)
-            solution = found if solution is None or exact is None else _where(exact, solution, found)
-        exact = torch.zeros_like(solution.converged) if exact is None else exact
-        with torch.no_grad():
-            filters = problem.filter(solution.parameters, problem.grid)
-        uniform = filters.amax((1, 2)) - filters.amin((1, 2)) <= 1e-3 * filters.abs().amax((1, 2))
-        if (uniform & solution.converged).any():
-            warnings.warn(
-                "a map is uniform: no place matters more than another. An output that is normalised to unit length "
-                "does not feel a uniform filter at all; explain what it was before",
-                stacklevel=6,
-            )
-        return filters, Report(solution.objective, solution.steps, solution.converged, exact)
-
-    def _iterate(self, problem: Problem) -> Solution:
-        bar = progress(desc="L2CAF attribution") if self.show_progress else NullProgress()
-        with bar:
-            return (self.solver or LBFGS()).minimize(problem.value, problem.start(), bar.update)
-
-
-def _where(chosen: Tensor, one: Solution, other: Solution) -> Solution:
-    fields = zip(vars(one).values(), vars(other).values(), strict=True)
-    return Solution(*(torch.where(chosen[:, None] if a.ndim == 2 else chosen, a, b) for a, b in fields))
+        layout = self.layout or find_layout(captured.activation.shape, image, model, site.layer)
+        problem = Problem(captured, layout, filter, objective_of(captured.output.detach()))
+        refuse_useless_layer(problem, site.layer, model, run, image)
+        return problem
 
 
 def _image_size(inputs: Sequence[Tensor]) -> tuple[int, int] | None:

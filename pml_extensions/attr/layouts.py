@@ -97,6 +97,15 @@ class Tokens:
         return torch.cat([ones, filters.flatten(1)], dim=1).unsqueeze(-1)
 
 
+def per_place(layout: Layout, values: Tensor) -> Tensor:
+    """Return the sum (B, H, W) over the channels of each place."""
+    wide = torch.promote_types(values.dtype, torch.float32)
+    ones = torch.ones(len(values), *layout.grid(values.shape), dtype=wide, device=values.device, requires_grad=True)
+    with torch.enable_grad():
+        spread = layout.spread(ones, values.shape) * values
+    return torch.autograd.grad(spread, ones, torch.ones_like(spread))[0]
+
+
 def find_layout(shape: torch.Size, image: Grid | None, model: nn.Module | None, layer: nn.Module) -> Layout:
     """Return the layout of an activation of ``shape``.
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pml_extensions.attr._problem import Solution, value_and_gradient
+from pml_extensions._settings import check_integer, check_number
+from pml_extensions.attr.solver import Solution, value_and_gradient
 
 __all__ = ["LBFGS"]
 
@@ -35,7 +36,8 @@ class LBFGS:
         history: how many past steps shape the next one. Default: 10.
 
     Raises:
-        ValueError: if ``steps`` or ``history`` is below 1, or ``tolerance`` is negative.
+        TypeError: if ``steps`` or ``history`` is no integer, or ``tolerance`` no number.
+        ValueError: if ``steps`` or ``history`` is below 1, or ``tolerance`` negative or not finite.
 
     Examples:
         >>> LBFGS(steps=50).history
@@ -47,8 +49,11 @@ class LBFGS:
     history: int = 10
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.history < 1 or not self.tolerance >= 0:
-            raise ValueError(f"steps and history must be at least 1 and tolerance at least 0, got {self}")
+        check_integer("steps", self.steps, least=1)
+        check_integer("history", self.history, least=1)
+        check_number("tolerance", self.tolerance)
+        if self.tolerance < 0:
+            raise ValueError(f"tolerance must be at least 0, got {self.tolerance}")
 
     def minimize(
         self, function: Callable[[Tensor], Tensor], start: Tensor, after_step: Callable[[], object]
@@ -77,7 +82,7 @@ class _Search:
         self.running = torch.ones_like(self.run, dtype=torch.bool)
         self.x, self.f, self.g, self.d = start, self.best_f, self.first_gradient, torch.zeros_like(start)
         self.f_start, self.t = torch.zeros_like(self.f), torch.ones_like(self.f)
-        self._open_bracket(self.running)
+        self.low, self.high = torch.zeros_like(self.t), torch.full_like(self.t, torch.inf)
 
     def trial(self) -> Tensor:
         """Return the points (B, P) to look at next."""
@@ -123,8 +128,6 @@ class _Search:
         self._open_bracket(accepted)
 
     def _open_bracket(self, where: Tensor) -> None:
-        if not hasattr(self, "low"):
-            self.low, self.high = torch.zeros_like(self.t), torch.full_like(self.t, torch.inf)
         self.low = torch.where(where, 0, self.low)
         self.high = torch.where(where, torch.inf, self.high)
 

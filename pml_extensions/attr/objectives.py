@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pml_extensions.attr._arguments import Target, check_reference, target_indices
+
 __all__ = ["ClassOblivious", "ClassSpecific", "Objective", "Reference"]
 
 Objective = Callable[[Tensor, Tensor], Tensor]
@@ -71,3 +73,21 @@ class ClassSpecific:
         examples = torch.arange(len(output), device=output.device)
         classes, *elsewhere = self.indices.to(output.device).unbind(dim=1)
         return output.sum(dim=1)[(examples, *elsewhere)] - 2 * output[(examples, classes, *elsewhere)]
+
+
+def objective_for(
+    output: Tensor, target: Target | None, reference: Tensor | None, objective: Objective | None
+) -> Objective:
+    """Return the objective that arguments of ``attribute`` ask for, checked against the output."""
+    if objective is not None:
+        return objective
+    if reference is not None:
+        return Reference(check_reference(reference, output))
+    if target is not None:
+        return ClassSpecific(target_indices(target, output))
+    if output.ndim > 2:
+        raise ValueError(
+            f"forward_func must return (B, K) where no target is given, got shape {tuple(output.shape)}; pass a "
+            "target, or an objective of your own"
+        )
+    return ClassOblivious()

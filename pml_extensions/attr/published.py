@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pml_extensions.attr._problem import Solution, value_and_gradient
+from pml_extensions._settings import check_integer, check_number
+from pml_extensions.attr.solver import Solution, value_and_gradient
 
 __all__ = ["PublishedSGD"]
 
@@ -29,7 +30,8 @@ class PublishedSGD:
             outputs where the paper has the sum: ``scale=K``. Default: 1, as published for the class-specific objective.
 
     Raises:
-        ValueError: if ``steps`` or ``look_every`` is below 1, or ``scale`` not positive.
+        TypeError: if ``steps`` or ``look_every`` is no integer, or another setting no number.
+        ValueError: if ``steps`` or ``look_every`` is below 1, ``scale`` not positive, or a number not finite.
 
     Examples:
         >>> PublishedSGD(steps=100).learning_rate
@@ -44,8 +46,12 @@ class PublishedSGD:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.look_every < 1 or not self.scale > 0:
-            raise ValueError(f"steps and look_every must be at least 1 and scale positive, got {self}")
+        check_integer("steps", self.steps, least=1)
+        check_integer("look_every", self.look_every, least=1)
+        for name in ("learning_rate", "final_learning_rate", "tolerance", "scale"):
+            check_number(name, getattr(self, name))
+        if self.scale <= 0:
+            raise ValueError(f"scale must be positive, got {self.scale}")
 
     def minimize(
         self, function: Callable[[Tensor], Tensor], start: Tensor, after_step: Callable[[], object]

@@ -432,7 +432,7 @@ def bad_calls():
         "batch size": (
             lambda: explain.attribute(x, 1, internal_batch_size=0),
             ValueError,
-            "internal_batch_size must be a positive",
+            "internal_batch_size must be at least 1",
         ),
         "objective": (
             lambda: explain.attribute(x, objective=lambda out, _: out.sum()),

@@ -65,9 +65,19 @@ def test_kinks_flat_functions_and_values_that_are_not_numbers():
     assert fenced.objective.item() == pytest.approx(-1, abs=1e-3)
 
 
-@pytest.mark.parametrize("settings", [{"steps": 0}, {"history": 0}, {"tolerance": -1.0}, {"tolerance": float("nan")}])
-def test_settings_are_checked(settings):
-    with pytest.raises(ValueError, match="at least"):
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"steps": 0}, ValueError, "steps must be at least 1, got 0"),
+        ({"history": 0}, ValueError, "history must be at least 1, got 0"),
+        ({"tolerance": -1.0}, ValueError, "tolerance must be at least 0, got -1.0"),
+        ({"tolerance": float("nan")}, ValueError, "tolerance must be finite"),
+        ({"steps": 2.5}, TypeError, "steps must be an int, got float"),
+        ({"history": True}, TypeError, "history must be an int, got bool"),
+    ],
+)
+def test_settings_are_checked(settings, error, message):
+    with pytest.raises(error, match=message):
         LBFGS(**settings)
 
 

@@ -14,7 +14,15 @@ from pml_extensions import attr, evolution, losses, miners, models, regularizers
 from pml_extensions.evolution import Owner
 
 SUBPACKAGES = (attr, evolution, losses, miners, models, regularizers, trainers)
-NO_OBJECTS = {"Filter", "Layout", "Objective", "Split", "ResettingRule", "TracingError"}  # forms of callables; an error
+NO_OBJECTS = {
+    "Filter",
+    "Layout",
+    "Objective",
+    "Solver",
+    "Split",
+    "ResettingRule",
+    "TracingError",
+}  # forms of callables; an error
 
 
 @dataclass(frozen=True)
@@ -210,6 +218,11 @@ CASES = {
     ),
     "Reference": Case(
         lambda: attr.Reference(torch.ones(1, 3)), lambda one: one(randn(2, 3), randn(2, 3)), ("reference=tensor([[1.",)
+    ),
+    "Solution": Case(
+        lambda: attr.Solution(torch.zeros(1, 2), torch.zeros(1), torch.ones(1), torch.ones(1).bool()),
+        attributes,
+        ("objective=tensor",),
     ),
     "Report": Case(
         lambda: attr.Report(torch.zeros(1), torch.ones(1), torch.ones(1).bool(), torch.ones(1).bool()),
