@@ -3,25 +3,10 @@
 import csv
 import re
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from scipy import stats
-
-STUDIES = Path(__file__).parents[2] / "examples" / "studies"
-OWN = {path.stem for path in STUDIES.glob("*.py")}
-
-
-@pytest.fixture
-def load(monkeypatch):
-    """Import modules that lie beside the studies' scripts, and forget them afterwards."""
-    monkeypatch.syspath_prepend(str(STUDIES))
-    for name in OWN & sys.modules.keys():
-        monkeypatch.delitem(sys.modules, name)
-    yield __import__
-    for name in OWN & sys.modules.keys():
-        del sys.modules[name]
 
 
 @pytest.fixture
