@@ -7,9 +7,8 @@ from pathlib import Path
 import captum
 import torch
 
-import pml_extensions
-
-_ON_THE_WAY = tuple(str(Path(str(host.__file__)).parent) for host in (pml_extensions, captum, torch))
+_HOSTS = tuple(str(Path(str(host.__file__)).parent) for host in (captum, torch))
+_ON_THE_WAY = (str(Path(__file__).parents[1]), *_HOSTS)
 
 
 def warn_user(message: str) -> None:
