@@ -3,31 +3,39 @@
 import hashlib
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["pack", "unpack"]
+__all__ = ["Progress", "pack", "unpack"]
 
 VERSION = 1
 
 
-def pack(model: nn.Module, split: Any, masks: Mapping[str, Tensor], seed: int, generation: int) -> dict[str, Any]:
-    """Return the state: numbers, strings, and uint8 tensors that hold eight mask elements a byte."""
+class Progress(NamedTuple):
+    """Where an evolution stands: the seed of its draws, its generation, and whether that was trained to its end."""
+
+    seed: int
+    generation: int
+    trained: bool
+
+
+def pack(model: nn.Module, split: Any, masks: Mapping[str, Tensor], progress: Progress) -> dict[str, Any]:
+    """Return the state: numbers, strings, lists, and uint8 tensors that hold eight mask elements a byte."""
     return {
         "version": VERSION,
         "architecture": _fingerprint(model),
+        "shapes": {name: list(shape) for name, shape in _shapes(model).items()},
         "split": _description(split),
-        "seed": seed,
-        "generation": generation,
+        **progress._asdict(),
         "masks": {name: _bits(mask) for name, mask in masks.items()},
     }
 
 
-def unpack(model: nn.Module, split: Any, state: Any, masks: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int, int]:
-    """Return masks, seed and generation of a state; raise unless it fits model and split, and has all of ``masks``."""
+def unpack(model: nn.Module, split: Any, state: Any, masks: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Progress]:
+    """Return masks and progress of a state; raise unless it fits model and split, and has all of ``masks``."""
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be a dict from KnowledgeEvolution.state_dict(), got {type(state).__name__}")
     expected = {"version": VERSION, "architecture": _fingerprint(model), "split": _description(split)}
@@ -36,7 +44,8 @@ def unpack(model: nn.Module, split: Any, state: Any, masks: Mapping[str, Tensor]
         raise ValueError(f"state must come from KnowledgeEvolution.state_dict(), but it lacks {sorted(missing)}")
     for key, value in expected.items():
         if state[key] != value:
-            raise ValueError(f"state was saved for another {key}: got {state[key]!r}, expected {value!r}")
+            where = _differences(state.get("shapes"), model) if key == "architecture" else ""
+            raise ValueError(f"state was saved for another {key}: got {state[key]!r}, expected {value!r}{where}")
     saved, seed, generation = state["masks"], state["seed"], state["generation"]
     if not (isinstance(seed, int) and isinstance(generation, int) and generation >= 0 and isinstance(saved, Mapping)):
         raise ValueError(
@@ -45,14 +54,29 @@ def unpack(model: nn.Module, split: Any, state: Any, masks: Mapping[str, Tensor]
         )
     if saved.keys() != masks.keys():
         raise ValueError(f"state is broken: its masks lack or exceed {sorted(saved.keys() ^ masks.keys())}")
-    return {name: _mask(name, bits, masks[name].shape) for name, bits in saved.items()}, seed, generation
+    fitting = {name: _mask(name, bits, masks[name].shape) for name, bits in saved.items()}
+    return fitting, Progress(seed, generation, bool(state.get("trained", False)))
 
 
 def _fingerprint(model: nn.Module) -> str:
     """Return the class of a model with a digest of its parameters' names and shapes."""
-    shapes = [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()]
+    shapes = list(_shapes(model).items())
     name = type(model).__name__.removeprefix("FSDP")  # fully_shard renames the class of a model
     return f"{name}-{hashlib.sha256(repr(shapes).encode()).hexdigest()[:16]}"
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def _differences(saved: Any, model: nn.Module) -> str:
+    """Return in words which parameters differ, at most three; nothing where the state does not say its shapes."""
+    if not isinstance(saved, Mapping):
+        return ""
+    got, expected = {name: tuple(shape) for name, shape in saved.items()}, _shapes(model)
+    differing = [name for name in {**expected, **got} if got.get(name) != expected.get(name)]
+    listed = ", ".join(f"{name} of {got.get(name)} for {expected.get(name)}" for name in differing[:3])
+    return f"; {len(differing)} parameters differ: {listed}{', ...' * (len(differing) > 3)}"
 
 
 def _description(split: Any) -> str:

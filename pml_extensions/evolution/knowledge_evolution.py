@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pml_extensions._settings import check_integer, check_object
-from pml_extensions.evolution import checkpoint
 from pml_extensions.evolution.bits import difference, write
+from pml_extensions.evolution.checkpoint import Progress, pack, unpack
 from pml_extensions.evolution.checks import check_masks, check_model
 from pml_extensions.evolution.draws import draw, generator_for
 from pml_extensions.evolution.resetting import KaimingNormal, KaimingUniform, ResettingRule
@@ -91,6 +91,7 @@ class KnowledgeEvolution:
         self.seed = seed
         self.reset_frozen = reset_frozen
         self.generation = 0
+        self._trained = False  # the current generation, to its end
         self.masks: dict[str, Tensor] = check_masks(model, split(model))
         if all(bool(mask.all()) for mask in self.masks.values()):
             warnings.warn(f"{split} keeps every weight: a reset will change nothing", stacklevel=2)
@@ -108,6 +109,7 @@ class KnowledgeEvolution:
         """
         self._redraw(self.rule, self.generation + 1, self.masks)
         self.generation += 1
+        self._trained = False
         return Generation(self.generation)
 
     def start(self, rule: ResettingRule = KaimingNormal()) -> Generation:  # noqa: B008 (immutable)
@@ -115,12 +117,16 @@ class KnowledgeEvolution:
         check_object("rule", rule, "KaimingNormal()")
         self._redraw(rule, "start", {name: torch.zeros((), dtype=torch.bool) for name in self.masks})
         self.generation = 0
+        self._trained = False
         return Generation(self.generation)
 
     def generations(
         self, n: int, *, optimizer: Optimizer | None = None, progress: bool = False
     ) -> Iterator[Generation]:
-        """Yield the generations up to the n-th: the current one as it is, each later one after a reset.
+        """Yield the generations up to the n-th, each after a reset; the current one as it is, unless it is trained.
+
+        A generation counts as trained when the loop asks for the next one, so a loop that was left, or resumed from a
+        state that was saved within it, goes on in the same generation. The state remembers it.
 
         Args:
             n: number of all generations, those already trained included.
@@ -129,30 +135,33 @@ class KnowledgeEvolution:
             progress: show a progress bar over the generations (tqdm).
 
         Raises:
-            ValueError: if the model is already beyond the n-th generation.
+            TypeError: if ``n`` is no integer, or ``optimizer`` no optimiser.
+            ValueError: if no generation is left up to the n-th, or the optimiser is that of another model.
         """
-        if isinstance(n, bool) or not isinstance(n, int):
-            raise TypeError(f"n must be an int, the number of all generations, got {type(n).__name__}")
-        if n <= self.generation:
+        check_integer("n", n)
+        least = self.generation + 1 + self._trained
+        if n < least:
+            state = "trained" if self._trained else "current"
             raise ValueError(
-                f"n counts all generations and must be at least {self.generation + 1}: the current one has index "
-                f"{self.generation}; got {n}"
+                f"n counts all generations and must be at least {least}: the {state} one has index {self.generation}; "
+                f"got {n}"
             )
-        if optimizer is not None and not isinstance(optimizer, Optimizer):
-            raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        if optimizer is not None:
+            _check_optimizer(optimizer, self.model)
         generations = self._generations(n, optimizer)
         if not progress:
             return generations
         from tqdm.auto import tqdm  # type: ignore[import-untyped]  # noqa: PLC0415 (on request)
 
-        return iter(tqdm(generations, desc="generation", total=n, initial=self.generation))
+        return iter(tqdm(generations, desc="generation", total=n, initial=least - 1))
 
     def _generations(self, n: int, optimizer: Optimizer | None) -> Iterator[Generation]:
-        yield Generation(self.generation)
-        while self.generation + 1 < n:
-            self.reset()
-            _clear_state(optimizer)
+        while not self._trained or self.generation + 1 < n:
+            if self._trained:
+                self.reset()
+                _clear_state(optimizer)
             yield Generation(self.generation)
+            self._trained = True
 
     def _redraw(self, rule: ResettingRule, key: int | str, masks: Mapping[str, Tensor]) -> None:
         """Draw new values for all weights first, then write those where the mask is False."""
@@ -176,7 +185,7 @@ class KnowledgeEvolution:
 
         Save it with the state of the model and the optimiser; ``torch.load`` reads it with ``weights_only=True``.
         """
-        return checkpoint.pack(self.model, self.split, self.masks, self.seed, self.generation)
+        return pack(self.model, self.split, self.masks, Progress(self.seed, self.generation, self._trained))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state``: masks, seed and generation are taken from it; the model's weights are not touched.
@@ -186,7 +195,8 @@ class KnowledgeEvolution:
             ValueError: if the state is of another architecture, another split or another version of the format, or
                 if something in it is missing or broken; nothing is taken from it then.
         """
-        self.masks, self.seed, self.generation = checkpoint.unpack(self.model, self.split, state, self.masks)
+        self.masks, progress = unpack(self.model, self.split, state, self.masks)
+        self.seed, self.generation, self._trained = progress
 
     def slim(self) -> Any:
         """Return the fit-hypothesis alone: a new, narrower model of the same class, with its batch-norm statistics.
@@ -211,6 +221,17 @@ class KnowledgeEvolution:
         every hidden width that stayed whole, with the reason and the line of the model's code.
         """
         return summarize(self.model, self.split, self.masks)
+
+
+def _check_optimizer(optimizer: Any, model: nn.Module) -> None:
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+    own = {id(parameter) for parameter in model.parameters()}
+    if not any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]):
+        raise ValueError(
+            f"optimizer must hold parameters of the model that evolves, got a {type(optimizer).__name__} of others; "
+            "make it from model.parameters()"
+        )
 
 
 def _clear_state(optimizer: Optimizer | None) -> None:

@@ -98,7 +98,14 @@ def test_a_state_of_a_gpu_or_a_view_still_loads():
 @pytest.mark.parametrize(
     ("model", "split", "message"),
     [
-        (nn.Linear(6, 4), WELS(0.5), r"saved for another architecture: got 'Linear-\w+', expected 'Linear-\w+'"),
+        (
+            nn.Linear(6, 4),
+            WELS(0.5),
+            (
+                r"saved for another architecture: got 'Linear-\w+', expected 'Linear-\w+'; 2 parameters differ: weight of "
+                r"\(3, 6\) for \(4, 6\), bias of \(3,\) for \(4,\)$"
+            ),
+        ),
         (nn.Sequential(nn.Linear(6, 3)), WELS(0.5), r"another architecture: got 'Linear-\w+', expected 'Sequential-"),
         (
             nn.Linear(6, 3),
@@ -141,3 +148,21 @@ def test_a_function_as_a_split_is_told_by_its_name():
         state = KnowledgeEvolution(nn.Linear(6, 3), split).state_dict()
         assert "0x" not in state["split"]
         KnowledgeEvolution(nn.Linear(6, 3), split).load_state_dict(state)
+
+
+def test_whether_a_generation_was_trained_is_remembered():
+    first, second = (KnowledgeEvolution(nn.Linear(6, 3), WELS(0.5)) for _ in range(2))
+    for _ in first.generations(2):
+        within = first.state_dict()
+    second.load_state_dict(within)
+    assert [generation.index for generation in second.generations(3)] == [1, 2]
+    second.load_state_dict(first.state_dict())
+    assert [generation.index for generation in second.generations(3)] == [2]
+
+
+def test_a_state_without_shapes_and_trained_is_read_as_before():
+    ke = KnowledgeEvolution(nn.Linear(6, 3), WELS(0.5))
+    state = {key: value for key, value in ke.state_dict().items() if key not in {"shapes", "trained"}}
+    ke.load_state_dict(state)
+    with pytest.raises(ValueError, match=r"another architecture: got 'Linear-\w+', expected 'Linear-\w+'$"):
+        KnowledgeEvolution(nn.Linear(6, 4), WELS(0.5)).load_state_dict(state)

@@ -230,11 +230,28 @@ def test_generations_count_from_the_current_one(net):
     assert [index for index, _ in seen] == [0, 1, 2]
     assert not torch.equal(seen[0][1], seen[1][1])
     assert not torch.equal(seen[1][1], seen[2][1])
+    with pytest.raises(ValueError, match="at least 4: the trained one has index 2; got 3"):
+        ke.generations(3)
+    assert [generation.index for generation in ke.generations(5)] == [3, 4]
+
+
+def test_a_loop_that_was_left_goes_on_in_its_generation(net):
+    ke = KnowledgeEvolution(net, WELS(0.5))
+    for generation in ke.generations(3):
+        if generation.index == 1:
+            break
     before = snapshot(net)
-    generations = ke.generations(4)
-    assert next(generations).index == 2
+    generations = ke.generations(3)
+    assert next(generations).index == 1
     assert_same(net, before)
-    assert [generation.index for generation in generations] == [3]
+    assert [generation.index for generation in generations] == [2]
+
+
+def test_an_optimizer_of_another_model(net):
+    ke = KnowledgeEvolution(net, WELS(0.5))
+    stranger = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="optimizer must hold parameters of the model that evolves, got a SGD of oth"):
+        ke.generations(2, optimizer=stranger)
 
 
 def test_generations_after_manual_resets(net):
