@@ -102,8 +102,8 @@ def test_a_state_of_a_gpu_or_a_view_still_loads():
             nn.Linear(6, 4),
             WELS(0.5),
             (
-                r"saved for another architecture: got 'Linear-\w+', expected 'Linear-\w+'; 2 parameters differ: weight of "
-                r"\(3, 6\) for \(4, 6\), bias of \(3,\) for \(4,\)$"
+                r"saved for another architecture: got 'Linear-\w+', expected 'Linear-\w+'; 2 parameters differ: weight "
+                r"of \(3, 6\) for \(4, 6\), bias of \(3,\) for \(4,\)$"
             ),
         ),
         (nn.Sequential(nn.Linear(6, 3)), WELS(0.5), r"another architecture: got 'Linear-\w+', expected 'Sequential-"),
