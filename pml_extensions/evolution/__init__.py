@@ -2,6 +2,7 @@
 
 from pml_extensions._slimming import TracingError
 from pml_extensions.evolution.knowledge_evolution import Generation, KnowledgeEvolution, Split
+from pml_extensions.evolution.norm_statistics import reestimate_statistics
 from pml_extensions.evolution.resetting import (
     KaimingNormal,
     KaimingUniform,
@@ -41,5 +42,6 @@ __all__ = [
     "TracingError",
     "find_weights",
     "load_slim",
+    "reestimate_statistics",
     "save_slim",
 ]

@@ -5,7 +5,7 @@ training loop stay the user's own; only the weights change, between generations.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -198,21 +198,30 @@ class KnowledgeEvolution:
         self.masks, progress = unpack(self.model, self.split, state, self.masks)
         self.seed, self.generation, self._trained = progress
 
-    def slim(self) -> Any:
-        """Return the fit-hypothesis alone: a new, narrower model of the same class, with its batch-norm statistics.
+    def slim(self, data: Iterable[Any] | None = None, *, batches: int = 50) -> Any:
+        """Return the fit-hypothesis alone: a new, narrower model of the same class, ready for use if ``data`` is given.
 
         The dense model is not touched, and shares no tensor with it. In a network whose norms run over channels (layer,
         group and RMS norm) the slim network is the narrower network, not the dense one without its reset-hypothesis:
         its statistics are those of the kept channels.
 
+        Args:
+            data: training batches, as a training loop iterates over them (tensors, or tuples, lists or dicts with one),
+                from which the statistics of batch norms are estimated anew, without training; see
+                ``reestimate_statistics``. A network without such norms does not touch them. Without ``data`` the slim
+                network has the statistics of the dense one, as published: it computes what the dense one computes
+                without its reset-hypothesis, and is a start for more training rather than a network to use.
+            batches: the most batches to read.
+
         Raises:
-            TypeError: if the split has no slim network; only that of ``KELS`` has.
+            TypeError: if the split has no slim network (only that of ``KELS`` has), or ``data`` are no batches.
             TracingError: if no consistent slim network can be made; nothing is returned then.
+            ValueError: if there is no batch, if the network cannot run one, or if statistics are not finite.
         """
         make = getattr(self.split, "slim", None)
         if make is None:
             raise TypeError(f"{self.split} has no slim network: its fit-hypothesis is no narrower network; use KELS")
-        return make(self.model)
+        return make(self.model) if data is None else make(self.model, data, batches=batches)
 
     def summary(self) -> Summary:
         """Return a table of all parameters: how many lie in each hypothesis, and why a parameter is not split.

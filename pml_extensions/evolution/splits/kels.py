@@ -1,5 +1,6 @@
 """KELS: the kernel-level split of Knowledge Evolution, and the slim network that it holds."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from pml_extensions._settings import check_integer, check_rate
 from pml_extensions._slimming import ExampleInput, Widths, analyse, cut, operations, stand_in_inputs
 from pml_extensions.evolution.checks import check_model
+from pml_extensions.evolution.norm_statistics import reestimate_statistics
 from pml_extensions.evolution.sharding import is_sharded
 from pml_extensions.evolution.slim_recipe import recipe
 from pml_extensions.evolution.summary import SlimSummary
@@ -40,7 +42,7 @@ class KELS:
 
     Examples:
         >>> model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> KELS(0.5, example_input=torch.zeros(2, 3)).slim(model)
+        >>> KELS(0.5, example_input=torch.zeros(2, 3)).slim(model, data=[torch.randn(8, 3)])
         Sequential(
           (0): Linear(in_features=3, out_features=4, bias=True)
           (1): ReLU()
@@ -85,11 +87,25 @@ class KELS:
             )
         return analyse(model, stand_in_inputs(model, self.example_input), self.rate, self.multiple)
 
-    def slim(self, model: nn.Module) -> Any:
-        """Return the fit-hypothesis of ``model`` alone: a new, narrower model of the same class."""
+    def slim(self, model: nn.Module, data: Iterable[Any] | None = None, *, batches: int = 50) -> Any:
+        """Return the fit-hypothesis of ``model`` alone: a new, narrower model of the same class.
+
+        Args:
+            model: the dense model; it is not touched, and shares no tensor with the slim one.
+            data: training batches, as a training loop iterates over them, from which the statistics of batch norms are
+                estimated anew (``reestimate_statistics``). Without them the slim network has those of the dense one, as
+                published: the masked dense network, but of little use before it is trained on.
+            batches: the most batches to read.
+
+        Raises:
+            TracingError: if no consistent slim network can be made.
+            TypeError, ValueError: if ``data`` will not do; see ``reestimate_statistics``.
+        """
         widths = self.widths(model)
         slim = cut(model, widths)
         slim.slim_recipe = recipe(model, self.rate, self.multiple, widths.watched.inputs)
+        if data is not None:
+            reestimate_statistics(slim, data, batches=batches)
         return slim
 
     def compare(self, model: nn.Module) -> SlimSummary:
