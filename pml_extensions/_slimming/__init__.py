@@ -3,13 +3,16 @@
 from pml_extensions._slimming.analysis import Whole, Widths, analyse
 from pml_extensions._slimming.cutting import cut
 from pml_extensions._slimming.locations import TracingError
-from pml_extensions._slimming.tracing.forward import operations
+from pml_extensions._slimming.tracing.copies import weightless
+from pml_extensions._slimming.tracing.forward import operations, undisturbed
 from pml_extensions._slimming.tracing.inputs import ExampleInput, stand_in_inputs
 from pml_extensions._slimming.tracing.operands import NOT_MULTIPLIED, operand_uses
+from pml_extensions._slimming.tracing.stand_ins import ShapesOnly, stand_in, tensors_in
 
 __all__ = [
     "NOT_MULTIPLIED",
     "ExampleInput",
+    "ShapesOnly",
     "TracingError",
     "Whole",
     "Widths",
@@ -17,5 +20,9 @@ __all__ = [
     "cut",
     "operand_uses",
     "operations",
+    "stand_in",
     "stand_in_inputs",
+    "tensors_in",
+    "undisturbed",
+    "weightless",
 ]

@@ -6,14 +6,18 @@ Regularizer", WACV 2020, arXiv:1901.08616, figure 2. The paper's embedding reads
 """
 
 import inspect
-import re
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pml_extensions._settings import check_integer
+from pml_extensions.models._head import Head, flattened, look_at_head, not_one_tensor
+from pml_extensions.models._layers import layers_of
+from pml_extensions.models._undoing import undone_on_error
 
 __all__ = ["TwoHead", "TwoHeadOutput"]
 
@@ -34,23 +38,26 @@ class TwoHead(nn.Module):
     """Give a timm classifier a second head, an embedding of its last feature map.
 
     The classifier itself stays as it is, in the attribute ``model``: drop the wrapper and there it is. What the wrapper
-    does not have is looked up there (``get_classifier``, ``reset_classifier``, ``set_grad_checkpointing``, ...).
+    does not have is looked up there, and set there (``get_classifier``, ``reset_classifier``, ``drop_rate``, ...). A
+    state dict of the classifier alone loads as well; the embedding then stays as it is.
 
     Args:
         model: a timm model with ``forward_features`` and ``forward_head``, and a classifier.
         embedding_size: the embedding's dimension, d.
         pooling: what the embedding reads: "avg", the features that the classifier reads, pooled as the model pools by
             default (average, class token, ...); or "flatten", the whole last feature map, as in the paper.
-        input_size: (C, H, W) of the images that will come. Only "flatten" needs it, and takes that of the model's
-            pretrained configuration by default.
+        input_size: (C, H, W) of the images that will come; by default what the model tells of itself. What the two
+            heads read is found out with images of that size, in a copy without weights.
 
     Shape:
         images (B, C, H, W); returns a named tuple of logits (B, classes) and embeddings (B, d).
 
     Raises:
-        TypeError: ``model`` has no feature map or no classifier to put an embedding beside.
-        ValueError: for an unknown ``pooling``, an ``embedding_size`` below one, or an ``input_size`` that is not of
-            three numbers.
+        TypeError: ``model`` has no feature map or no classifier to put an embedding beside, or returns several logits
+            (it is set to distilled training).
+        ValueError: for an unknown ``pooling``, an ``embedding_size`` below one, an ``input_size`` that is not of
+            three numbers, or a ``model`` whose logits are not one row an image (it does not pool).
+        RuntimeError: ``model`` cannot be run on images of ``input_size``.
 
     Examples:
         >>> import timm
@@ -73,12 +80,14 @@ class TwoHead(nn.Module):
         if pooling not in {"avg", "flatten"}:
             raise ValueError(f'pooling must be "avg" or "flatten", got {pooling!r}')
         check_integer("embedding_size", embedding_size, least=1)
+        check_input_size(input_size)
         self.model = model
         self.pooling = pooling
-        self._normalizes_in_head = normalizes_in_head(model)
+        self.input_size = input_size
+        head = look_at_head(model, input_size)
+        self._once = head.once
         like = next(model.parameters())
-        width = self._width(input_size)
-        self.embedding = nn.Linear(width, embedding_size, device=like.device, dtype=like.dtype)
+        self.embedding = nn.Linear(self._width(head), embedding_size, device=like.device, dtype=like.dtype)
 
     def extra_repr(self) -> str:
         """Return the settings, for ``repr``."""
@@ -88,13 +97,15 @@ class TwoHead(nn.Module):
         """Return logits and embeddings of ``images``."""
         features = self.model.forward_features(images)
         if self.pooling == "flatten":
-            logits, pooled = self.model.forward_head(features), flattened(features)
-        elif self._normalizes_in_head:
-            pooled = self.model.forward_head(features, pre_logits=True)
-            logits = self.model.get_classifier()(pooled)
+            logits, read = self.model.forward_head(features), flattened(features)
+        elif self._once:
+            read = self.model.forward_head(features, pre_logits=True)
+            logits = self.model.get_classifier()(read)
         else:
-            logits, pooled = self.model.forward_head(features), self.model.forward_head(features, pre_logits=True)
-        embeddings = self.embedding(pooled.flatten(1))
+            logits, read = self.model.forward_head(features), self.model.forward_head(features, pre_logits=True)
+        if not isinstance(logits, Tensor):
+            raise TypeError(not_one_tensor(self.model, logits))
+        embeddings = self.embedding(read.flatten(1))
         wide = torch.promote_types(embeddings.dtype, torch.float32)
         return TwoHeadOutput(logits, F.normalize(embeddings.to(wide), dim=1))
 
@@ -103,13 +114,16 @@ class TwoHead(nn.Module):
         names = self.model.no_weight_decay() if hasattr(self.model, "no_weight_decay") else ()
         return {f"model.{name}" for name in names}
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Return the model's parameter groups for layer-wise learning rates; the embedding falls in the head's."""
-        groups = self.model.group_matcher(coarse=coarse)
-        return {
-            name: within_model(spec) if isinstance(spec, str) else [(within_model(one), suffix) for one, suffix in spec]
-            for name, spec in groups.items()
-        }
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """Return the model's groups for layer-wise learning rates, by the names of here; the embedding is in the last.
+
+        As with every ``group_matcher`` of timm, the result is for ``timm.models.group_parameters`` or
+        ``group_modules``, which every layer decay of timm's uses.
+        """
+        parameters, modules = layers_of(self.model, coarse)
+        last = max(parameters.values())
+        layers = {**modules, **parameters, **dict.fromkeys(["model", "embedding"], max(modules.values(), default=last))}
+        return lambda name: layers.get(name.removeprefix("model."), last)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -117,39 +131,71 @@ class TwoHead(nn.Module):
         except AttributeError:
             if name == "model" or name.startswith("__"):
                 raise
-            return getattr(self.model, name)
+            found = getattr(self.model, name)
+            return self._looking_again(found) if name in _CHANGE_THE_HEAD else found
 
-    def _width(self, input_size: tuple[int, int, int] | None) -> int:
-        if self.pooling == "avg":
-            return int(self.model.head_hidden_size)
-        input_size = input_size or self.model.pretrained_cfg["input_size"]
-        check_input_size(input_size)
-        like = next(self.model.parameters())
-        modes = {module: module.training for module in self.model.modules()}
-        try:
-            with torch.no_grad():
-                features = self.model.eval().forward_features(like.new_zeros(1, *input_size))
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-        return flattened(features).shape[1]
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set what is the model's there, and all else here."""
+        model = self.__dict__.get("_modules", {}).get("model")
+        if model is None or self._has_of_its_own(name) or not hasattr(model, name):
+            super().__setattr__(name, value)
+        else:
+            setattr(model, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        """Delete what is the model's there."""
+        if self._has_of_its_own(name):
+            super().__delattr__(name)
+        else:
+            delattr(self.model, name)
+
+    def _has_of_its_own(self, name: str) -> bool:
+        held = (self.__dict__, self._parameters, self._buffers, self._modules)
+        return hasattr(type(self), name) or any(name in names for names in held)
+
+    def _looking_again(self, change: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a method of the model that changes its head, after which both heads must still be right."""
+
+        @wraps(change)
+        def changed(*args: Any, **kwargs: Any) -> Any:
+            with undone_on_error(self.model):
+                result = change(*args, **kwargs)
+                check_classifier(self.model)
+                size = None if change.__name__ == "set_input_size" else self.input_size
+                head = look_at_head(self.model, size)
+                if self._width(head) != self.embedding.in_features:
+                    raise ValueError(
+                        f"{change.__name__} gives the embedding {self._width(head)} features to read, but it was made "
+                        f"for {self.embedding.in_features}; call {change.__name__} of the model alone (two.model), and "
+                        "put a new TwoHead around it"
+                    )
+            self.input_size, self._once = size, head.once
+            return result
+
+        return changed
+
+    def _width(self, head: Head) -> int:
+        return head.pooled if self.pooling == "avg" else head.flat
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Take a state dict of the classifier alone, too."""
+        if {key for key in state_dict if key.startswith(prefix)} == {
+            f"{prefix}{key}" for key in self.model.state_dict()
+        }:
+            for key in [key for key in state_dict if key.startswith(prefix)]:
+                state_dict[f"{prefix}model.{key.removeprefix(prefix)}"] = state_dict.pop(key)
+            state_dict.update({f"{prefix}embedding.{key}": value for key, value in self.embedding.state_dict().items()})
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise TypeError(
+            "a TwoHead model cannot be compiled by torch.jit.script, for what it does not have it looks up in the "
+            "classifier; torch.jit.trace, torch.export, torch.onnx.export and torch.compile work, and the classifier "
+            "alone (two.model) can be scripted"
+        )
 
 
-def flattened(features: Any) -> Tensor:
-    """Return the last feature map, or the last maps of a model with several branches, as rows."""
-    maps = features if isinstance(features, list | tuple) else [features]
-    return torch.cat([one.flatten(1) for one in maps], dim=1)
-
-
-def normalizes_in_head(model: Any) -> bool:
-    """Return whether pre-logits pass a batch norm of the head, whose statistics must see each batch once.
-
-    So it is in efficientvit_mit, cpubone and lowformer, whose heads begin with a convolution called ``in_conv``; there
-    the classifier reads the pre-logits as they are.
-    """
-    parts = [getattr(owner, "in_conv", None) for owner in (model, getattr(model, "head", None))]
-    modules = (module for part in parts if isinstance(part, nn.Module) for module in part.modules())
-    return any(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in modules)
+_CHANGE_THE_HEAD = {"reset_classifier", "set_distilled_training", "set_input_size"}  # methods of timm's models
 
 
 def check_classifier(model: Any) -> None:
@@ -168,14 +214,10 @@ def check_classifier(model: Any) -> None:
 
 
 def check_input_size(input_size: Any) -> None:
-    """Raise unless ``input_size`` is (C, H, W)."""
+    """Raise unless ``input_size`` is (C, H, W), or None."""
+    if input_size is None:
+        return
     if not isinstance(input_size, tuple | list):
         raise TypeError(f"input_size must be (C, H, W), got {type(input_size).__name__}")
     if len(input_size) != 3:
         raise ValueError(f"input_size must be (C, H, W), got {input_size}")
-
-
-def within_model(pattern: str) -> str:
-    """Return the pattern that matches ``model.NAME`` where ``pattern`` matches NAME from its start."""
-    unanchored = re.sub(r"(?<![\[\\])\^", "", pattern)
-    return rf"model\.(?:{unanchored})"

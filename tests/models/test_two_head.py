@@ -1,10 +1,13 @@
 import copy
 import pickle
 import re
+import warnings
 
 import pytest
 import timm
 import torch
+from timm.models import group_modules
+from timm.optim import create_optimizer_v2
 from torch import nn
 from torch.distributed import destroy_process_group, init_process_group
 from torch.nn.parallel import DistributedDataParallel
@@ -37,6 +40,7 @@ MODELS = {
         {"embed_dim": (16, 24), "num_heads": (2, 2), "depth": ((1, 1, 0), (1, 1, 0), (1, 1, 0))},
     ),
     "hrnet_w18_small": (64, {}),
+    "mobilenetv4_conv_small": (64, {}),  # batch norm in the head, under another name
 }
 FIXED_BATCH = [name for name in MODELS if name != "levit_128s"]
 
@@ -143,6 +147,157 @@ def test_methods_of_the_model_are_reached():
         two.nonsense  # noqa: B018
 
 
+def test_attributes_of_the_model_are_set_there():
+    two = TwoHead(small(), 8)
+    two.grad_checkpointing, two.drop_rate, two.tag = True, 0.5, "mine"
+    assert two.model.grad_checkpointing
+    assert two.model.drop_rate == 0.5
+    assert not {"grad_checkpointing", "drop_rate"} & vars(two).keys()
+    assert not hasattr(two.model, "tag")
+    two.fc = nn.Linear(96, 7)
+    assert two(torch.randn(2, 3, 32, 32)).logits.shape == (2, 7)
+    assert set(dict(two.named_children())) == {"model", "embedding"}
+    two.embedding = nn.Linear(96, 4)
+    assert two(torch.randn(2, 3, 32, 32)).embeddings.shape == (2, 4)
+    del two.grad_checkpointing, two.tag
+    assert not hasattr(two.model, "grad_checkpointing")
+    two.eval()
+    assert not two.model.training
+    with pytest.raises(AttributeError, match="nonsense"):
+        del two.nonsense
+
+
+class Head(nn.Module):
+    """A model whose head notes something in training, wherever that stands and whatever it is called."""
+
+    num_classes, width = 3, 6
+
+    def __init__(self, noting, behind=None):
+        super().__init__()
+        self.trunk, self.anything, self.behind = nn.Conv2d(3, 6, 3), noting, behind or nn.Identity()
+        self.last = nn.Linear(6, 3)
+
+    def forward_features(self, x):
+        return self.trunk(x)
+
+    def forward_head(self, x, pre_logits=False):
+        x = self.anything(x).mean((2, 3))
+        return x if pre_logits else self.last(self.behind(x))
+
+    def get_classifier(self):
+        return self.last
+
+    def forward(self, x):
+        return self.forward_head(self.forward_features(x))
+
+
+class Noting(nn.Module):
+    """A norm of the user's own, which notes its mean by writing it, or by a tensor in its place."""
+
+    def __init__(self, anew):
+        super().__init__()
+        self.anew = anew
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, x):
+        if self.training and self.anew:
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean()
+        elif self.training:
+            self.mean.mul_(0.9).add_(0.1 * x.detach().mean())
+        return x - self.mean
+
+
+@pytest.mark.parametrize(
+    "noting",
+    [
+        lambda: nn.BatchNorm2d(6),
+        lambda: nn.Sequential(nn.Dropout(), nn.BatchNorm2d(6)),
+        lambda: nn.InstanceNorm2d(6, track_running_stats=True),
+        lambda: nn.utils.parametrizations.spectral_norm(nn.Conv2d(6, 6, 1)),
+        lambda: Noting(anew=False),
+        lambda: Noting(anew=True),
+    ],
+)
+def test_what_a_head_notes_in_training_is_noted_once(noting):
+    model = Head(noting())
+    two, alone = TwoHead(model, 4, input_size=(3, 8, 8)).train(), copy.deepcopy(model).train()
+    images = torch.randn(4, 3, 8, 8)
+    torch.manual_seed(1)
+    expected = alone(images)
+    torch.manual_seed(1)
+    torch.testing.assert_close(two(images).logits, expected)
+    for (name, ours), theirs in zip(model.named_buffers(), alone.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, msg=name)
+
+
+def test_norm_over_processes_in_a_head():
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(Head(nn.BatchNorm2d(6)))
+    assert TwoHead(model, 4, input_size=(3, 8, 8))._once
+
+
+@pytest.mark.parametrize("behind", [nn.Dropout(0.0), nn.ReLU(), nn.BatchNorm1d(6)])
+def test_head_that_cannot_be_gone_once_is_refused(behind):
+    assert not TwoHead(Head(nn.ReLU(), behind), 4, input_size=(3, 8, 8))._once
+    with pytest.raises(ValueError, match=r"that of Head updates statistics .* not get_classifier\(\) of them"):
+        TwoHead(Head(nn.BatchNorm2d(6), behind), 4, input_size=(3, 8, 8))
+
+
+def test_distilled_training_is_refused_early_and_late():
+    model, size = classifier("deit_tiny_distilled_patch16_224")
+    two, images = TwoHead(model, 8).train(), torch.randn(2, 3, size, size)
+    with pytest.raises(TypeError, match=r"returns a tuple; .*set_distilled_training\(False\)"):
+        two.set_distilled_training(True)
+    assert not model.distilled_training
+    two.set_distilled_training(False)
+    assert two(images).logits.shape == (2, 1000)
+    two.distilled_training = True
+    with pytest.raises(TypeError, match="returns a tuple"):
+        two(images)
+    with pytest.raises(TypeError, match="returns a tuple"):
+        TwoHead(model, 8)
+    assert not hasattr(TwoHead(small(), 8), "set_distilled_training")
+
+
+NOT_POOLING = ["vit_tiny_patch16_224", "test_convnext", "swin_tiny_patch4_window7_224", "test_resnet", "levit_128s"]
+
+
+@pytest.mark.parametrize("name", NOT_POOLING)
+def test_model_that_does_not_pool_is_refused(name):
+    model, _ = classifier(name, global_pool="")
+    with pytest.raises(ValueError, match=r"model must pool its features, .*reset_classifier\(num_classes, \"avg\"\)"):
+        TwoHead(model, 8)
+
+
+def test_new_classifier_that_does_not_fit_is_refused_and_the_model_is_as_before():
+    two, images = TwoHead(timm.create_model("test_byobnet", num_classes=5), 8).eval(), torch.randn(2, 3, 64, 64)
+    before, modules = two(images), list(two.modules())
+    for arguments, error, message in [
+        ((7, ""), ValueError, "must pool its features"),
+        ((0,), TypeError, "num_classes=0"),
+        ((7, "catavgmax"), ValueError, r"gives the embedding 512 features to read, but it was made for 256"),
+    ]:
+        with pytest.raises(error, match=message):
+            two.reset_classifier(*arguments)
+        assert all(one is other for one, other in zip(two.modules(), modules, strict=True))
+        assert torch.equal(two(images).logits, before.logits)
+    two.reset_classifier(7, "max")
+    assert two(images).logits.shape == (2, 7)
+    assert torch.equal(two.embedding.weight, modules[-1].weight)
+
+
+def test_new_input_size():
+    model, _ = classifier("vit_tiny_patch16_224")
+    two = TwoHead(model, 8)
+    two.set_input_size((48, 48))
+    assert two(torch.randn(2, 3, 48, 48)).embeddings.shape == (2, 8)
+    flat = TwoHead(model, 8, pooling="flatten")
+    with pytest.raises(
+        ValueError, match=r"set_input_size gives the embedding .*call set_input_size of the model alone"
+    ):
+        flat.set_input_size((32, 32))
+    assert flat(torch.randn(2, 3, 48, 48)).embeddings.shape == (2, 8)
+
+
 def test_weight_decay_groups_know_the_parameters_by_their_names_here():
     two = TwoHead(classifier("vit_tiny_patch16_224")[0], 8)
     groups = param_groups_weight_decay(two, 0.1, no_weight_decay_list=two.no_weight_decay())
@@ -153,19 +308,54 @@ def test_weight_decay_groups_know_the_parameters_by_their_names_here():
     assert TwoHead(small(), 8).no_weight_decay() == set()
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
-def test_layer_decay_groups_are_those_of_the_model(name):
-    model, _ = classifier(name)
+GROUPED = [
+    "test_resnet", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224",
+    "poolformer_s12", "caformer_s18", "convformer_s18", "pit_ti_224",  # no group matcher
+    "cait_xxs24_224", "inception_v4",  # a matcher that is a function
+    "iformer_t", "selecsls42",  # one that names the head
+    "qwen3_vit_88m",  # a module that holds parameters of its own and is in no group
+]  # fmt: skip
+
+
+def check_layer_groups(name):
+    """Compare what timm's optimizers make of a two-head model with what they make of the model."""
+    try:
+        with torch.device("meta"):
+            model = timm.create_model(name, num_classes=10)
+    except RuntimeError:  # one that looks at values when it is made
+        model = timm.create_model(name, num_classes=10)
     two = TwoHead(model, 8)
 
-    def scales(of):
-        return {
-            id(p): group["lr_scale"] for group in param_groups_layer_decay(of, layer_decay=0.5) for p in group["params"]
-        }
+    def settings(of):
+        groups = param_groups_layer_decay(of, layer_decay=0.5, no_weight_decay_list=no_weight_decay(of))
+        return {id(p): (group["lr_scale"], group["weight_decay"]) for group in groups for p in group["params"]}
 
-    ours, theirs = scales(two), scales(model)
+    ours, theirs = settings(two), settings(model)
     assert {key: ours[key] for key in theirs} == theirs
-    assert ours[id(two.embedding.weight)] == 1
+    assert ours[id(two.embedding.weight)] == (1, 0.05)
+    assert ours[id(two.embedding.bias)] == (1, 0)
+    if hasattr(model, "group_matcher"):
+        for coarse in (False,) if name == "rdnet_tiny" else (False, True):  # it has no coarse groups
+            ours = group_modules(two, two.group_matcher(coarse), reverse=True)
+            theirs = group_modules(model, model.group_matcher(coarse), reverse=True)
+            assert {key: ours[f"model.{key}"] for key in theirs} == theirs
+            assert ours["embedding"] == max(theirs.values())
+    create_optimizer_v2(two, "sgd", lr=0.1, layer_decay=0.7, weight_decay=0.1)
+
+
+def no_weight_decay(model):
+    return model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_layer_groups_are_those_of_the_model(name):
+    check_layer_groups(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", timm.list_modules())
+def test_layer_groups_of_every_module(module):
+    check_layer_groups(timm.list_models(module=module)[0])
 
 
 def test_checkpoint_of_the_classifier_fits_and_comes_back_without_the_wrapper(tmp_path):
@@ -178,6 +368,23 @@ def test_checkpoint_of_the_classifier_fits_and_comes_back_without_the_wrapper(tm
         "embedding.weight",
         "embedding.bias",
     }
+
+
+def test_state_dict_of_the_classifier_alone_loads_and_the_embedding_stays():
+    model, other, two = small(), small(), TwoHead(small(), 8)
+    embedding = two.embedding.weight.detach().clone()
+    state = model.state_dict()
+    assert two.load_state_dict(state) == ([], [])
+    assert all(torch.equal(value, state[key]) for key, value in two.model.state_dict().items())
+    assert torch.equal(two.embedding.weight, embedding)
+    assert not any(key.startswith("model.") for key in state)
+    inside = nn.ModuleDict({"a": two})
+    inside.load_state_dict({f"a.{key}": value for key, value in other.state_dict().items()})
+    assert all(torch.equal(value, other.state_dict()[key]) for key, value in two.model.state_dict().items())
+    TwoHead(model, 8).load_state_dict(two.state_dict())  # and from the two-head model's to the classifier's
+    assert all(torch.equal(value, other.state_dict()[key]) for key, value in model.state_dict().items())
+    with pytest.raises(RuntimeError, match="Missing key"):
+        two.load_state_dict({key: value for key, value in state.items() if key != "fc.bias"})
 
 
 def test_pickles_and_copies():
@@ -212,6 +419,28 @@ def test_compiles_and_exports_in_one_graph(name):
     ):
         assert isinstance(found, TwoHeadOutput)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit", "ignore::torch.jit.TracerWarning")
+def test_script_is_refused_and_trace_works():
+    two, images = TwoHead(small(), 8).eval(), torch.randn(2, 3, 32, 32)
+    with pytest.raises(TypeError, match=r"torch\.jit\.script.*torch\.jit\.trace.* work"):
+        torch.jit.script(two)
+    for found, expected in zip(torch.jit.trace(two, images)(images), two(images), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_onnx(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    two, images = TwoHead(small(), 8).eval(), torch.randn(2, 3, 32, 32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own
+        torch.onnx.export(two, (images,), tmp_path / "two.onnx", dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "two.onnx")
+    outputs = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    for found, expected in zip(outputs, two(images), strict=True):
+        torch.testing.assert_close(torch.from_numpy(found), expected.detach(), rtol=1e-3, atol=1e-4)
 
 
 def test_distributed_data_parallel(tmp_path):
@@ -265,6 +494,8 @@ class NoPreLogits(nn.Linear):
         ((timm.create_model("test_resnet", num_classes=0),), TypeError, "got ResNet with num_classes=0"),
         ((small(), 8, "max"), ValueError, re.escape('pooling must be "avg" or "flatten", got \'max\'')),
         ((small(), 0), ValueError, "embedding_size must be at least 1, got 0"),
+        ((Head(nn.ReLU()),), ValueError, "input_size must be given, .*Head has no pretrained"),
+        ((Head(nn.ReLU()), 8, "avg", (1, 8, 8)), RuntimeError, r"Head fails on an image of input_size \(1, 8, 8\)"),
     ],
 )
 def test_bad_settings(arguments, error, message):

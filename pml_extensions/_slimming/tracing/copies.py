@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -38,7 +39,7 @@ def weightless(model: nn.Module) -> Any:
     def replacement(_name: str, tensor: Tensor) -> Tensor:
         if isinstance(tensor, nn.Parameter):
             return stand_in_parameter(tensor)
-        return tensor.detach().cpu().clone()
+        return torch.zeros_like(tensor, device="cpu") if tensor.is_meta else tensor.detach().cpu().clone()
 
     lean = copy_with(model, replacement).eval()
     for module in lean.modules():
