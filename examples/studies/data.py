@@ -1,10 +1,10 @@
-"""The images of the studies: Fashion-MNIST and scikit-learn's digits, whole, by class and by count."""
+"""The images of the studies: characters, Fashion-MNIST and scikit-learn's digits, whole, by class and by count."""
 
 import gzip
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -117,6 +117,14 @@ def zero_shot_digits(seed: int, train_per_class: int) -> tuple[Images, Images, I
     """Return training images and all other images of five digits, and all images of the other five."""
     seen, unseen = halves(seed)
     return *digits(28).classes(seen).divide(train_per_class, seed), digits(28).classes(unseen)
+
+
+@lru_cache(maxsize=1)
+def zero_shot_glyphs(seed: int) -> tuple[Images, Images]:
+    """Return all drawings of one half of the characters, and those of the other half, each drawing once."""
+    from glyphs import Glyphs  # the other images need no matplotlib
+
+    return tuple(Images(half.images, half.labels) for half in Glyphs.load().distinct().halves(seed))
 
 
 def halves(seed: int) -> tuple[list[int], list[int]]:

@@ -7,18 +7,18 @@ Fashion-MNIST, five classes to train on and the other five to test with, drawn b
 a constant learning rate for half of the steps, then falling to zero.
 """
 
+import spread
 import timm
 import torch
 from data import zero_shot, zero_shot_digits
 from measures import batches, embed, retrieval
-from pytorch_metric_learning.losses import ContrastiveLoss, NPairsLoss, TripletMarginLoss, VICRegLoss
+from pytorch_metric_learning.losses import ContrastiveLoss, NPairsLoss, TripletMarginLoss
 from pytorch_metric_learning.miners import BatchHardMiner
-from pytorch_metric_learning.regularizers import BaseRegularizer
 from runner import Measures, Setting, Study, main
-from torch import Tensor, nn
+from torch import nn
 
 from pml_extensions.losses import SemiHardTripletLoss
-from pml_extensions.regularizers import SVMaxRegularizer, effective_rank
+from pml_extensions.regularizers import effective_rank
 
 RATES = (0.01, 0.1, 1.0)
 PUBLISHED_WEIGHT = {"contrastive": 1.0, "N-pairs": 1.0, "triplet, semi-hard": 0.1, "triplet, hard": 0.1}
@@ -33,23 +33,8 @@ LOSSES = {
 }
 
 
-class VarianceCovariance(BaseRegularizer):
-    """The variance and covariance terms of VICReg, in the host's implementation and its ratio of 25 to 1."""
-
-    def compute_loss(self, embeddings: Tensor) -> dict[str, dict[str, object]]:
-        """Return the two terms of one batch; the host's are those of two."""
-        vicreg = VICRegLoss()
-        variance, _ = vicreg.variance_loss(embeddings, embeddings)
-        covariance = vicreg.covariance_loss(embeddings, embeddings) / 2
-        loss = 2 * variance.mean() + covariance * vicreg.covariance_v / vicreg.variance_mu
-        return {"loss": {"losses": loss, "indices": None, "reduction_type": "already_reduced"}}
-
-
 REGULARIZERS = {
-    "none": lambda: None,
-    "SVMax, exponential": SVMaxRegularizer,
-    "SVMax, linear": lambda: SVMaxRegularizer("linear"),
-    "VICReg's terms": VarianceCovariance,
+    name: spread.REGULARIZERS[name] for name in ("none", "SVMax, exponential", "SVMax, linear", "VICReg's terms")
 }
 
 
