@@ -1,12 +1,13 @@
-"""Checks of settings, of whatever part: each error names the setting, what was got and what was expected."""
+"""Checks of settings and models, of whatever part: each error names it, what was got and what was expected."""
 
 import math
 import numbers
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-__all__ = ["check_integer", "check_number", "check_object", "check_rate"]
+__all__ = ["check_integer", "check_model", "check_number", "check_object", "check_rate"]
 
 
 def check_number(name: str, value: Any) -> None:
@@ -40,3 +41,31 @@ def check_object(name: str, value: Any, example: str, method: str = "__call__") 
     if not hasattr(value, method):
         what = "a callable, such as" if method == "__call__" else f"an object with a method {method}, such as"
         raise TypeError(f"{name} must be {what} {example}, got {type(value).__name__}")
+
+
+def check_model(model: Any) -> None:
+    """Raise unless ``model`` is a module whose weights exist and are floating-point numbers."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise ValueError(
+                f"model must be initialised, but its parameter {name!r} has no shape yet; run a batch first"
+            )
+        if parameter.is_meta:
+            raise ValueError(
+                f"model must hold data, but its parameter {name!r} is on the meta device; materialise it first, with "
+                "model.to_empty(device=...) and its weights"
+            )
+    for name, layer in model.named_modules():
+        kind = f"{type(layer).__module__}.{type(layer).__name__}"
+        if type(layer).__name__ == "FullyShardedDataParallel":
+            raise ValueError(
+                "model must not be wrapped in FullyShardedDataParallel, which flattens its weights; shard it with "
+                "torch.distributed.fsdp.fully_shard (FSDP2)"
+            )
+        if ".quantized" in kind:
+            raise ValueError(
+                f"model must not be quantised, but its layer {name!r} is a {kind}; evolve the floating-point "
+                "model and quantise it afterwards"
+            )

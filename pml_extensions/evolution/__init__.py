@@ -1,8 +1,8 @@
 """Knowledge Evolution: generations of training with a partial reset in between, around any training loop."""
 
 from pml_extensions._slimming import TracingError
+from pml_extensions._statistics import reestimate_statistics
 from pml_extensions.evolution.knowledge_evolution import Generation, KnowledgeEvolution, Split
-from pml_extensions.evolution.norm_statistics import reestimate_statistics
 from pml_extensions.evolution.resetting import (
     KaimingNormal,
     KaimingUniform,

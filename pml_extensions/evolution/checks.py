@@ -5,37 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
-__all__ = ["check_masks", "check_model"]
-
-
-def check_model(model: Any) -> None:
-    """Raise unless ``model`` is a module whose weights exist and are floating-point numbers."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    for name, parameter in model.named_parameters():
-        if is_lazy(parameter):
-            raise ValueError(
-                f"model must be initialised, but its parameter {name!r} has no shape yet; run a batch first"
-            )
-        if parameter.is_meta:
-            raise ValueError(
-                f"model must hold data, but its parameter {name!r} is on the meta device; materialise it first, with "
-                "model.to_empty(device=...) and its weights"
-            )
-    for name, layer in model.named_modules():
-        kind = f"{type(layer).__module__}.{type(layer).__name__}"
-        if type(layer).__name__ == "FullyShardedDataParallel":
-            raise ValueError(
-                "model must not be wrapped in FullyShardedDataParallel, which flattens its weights; shard it with "
-                "torch.distributed.fsdp.fully_shard (FSDP2)"
-            )
-        if ".quantized" in kind:
-            raise ValueError(
-                f"model must not be quantised, but its layer {name!r} is a {kind}; evolve the floating-point "
-                "model and quantise it afterwards"
-            )
+__all__ = ["check_masks"]
 
 
 def check_masks(model: nn.Module, masks: Any) -> dict[str, Tensor]:

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor, nn
 
+from pml_extensions._sharding import is_sharded, part_of, whole
 from pml_extensions.evolution.resetting import Owner, ResettingRule
-from pml_extensions.evolution.sharding import is_sharded, part_of, whole
 
 __all__ = ["draw", "generator_for"]
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from pml_extensions._sharding import is_sharded
 from pml_extensions._slimming import NOT_MULTIPLIED, ExampleInput, operand_uses
-from pml_extensions.evolution.sharding import is_sharded
 
 __all__ = ["ExampleInput", "FoundWeights", "find_weights"]
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from problems import FSDP2, RULES, mlp, randn
 
+from pml_extensions._sharding import reshard
 from pml_extensions.evolution import KELS, WELS, KnowledgeEvolution, Magnitude
-from pml_extensions.evolution.sharding import reshard
 
 needs_fsdp2 = pytest.mark.skipif(not FSDP2, reason="fully_shard is public since torch 2.6")
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pml_extensions._settings import check_rate
-from pml_extensions.evolution.sharding import whole
+from pml_extensions._sharding import whole
 from pml_extensions.evolution.weights import ExampleInput, find_weights
 
 __all__ = ["Magnitude"]

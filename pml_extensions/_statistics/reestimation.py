@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pml_extensions._settings import check_integer
-from pml_extensions.evolution import processes
-from pml_extensions.evolution.batches import check_data, inputs_of
-from pml_extensions.evolution.checks import check_model
-from pml_extensions.evolution.estimates import Estimate, estimate_of, statistics_of
-from pml_extensions.evolution.evaluation import device_of, evaluating, random_state_kept, unwrapped
-from pml_extensions.evolution.sharding import is_sharded, reshard
+from pml_extensions._settings import check_integer, check_model
+from pml_extensions._sharding import is_sharded, reshard
+from pml_extensions._statistics import processes
+from pml_extensions._statistics.batches import check_data, inputs_of
+from pml_extensions._statistics.estimates import Estimate, estimate_of, statistics_of
+from pml_extensions._statistics.evaluation import device_of, evaluating, random_state_kept, unwrapped
 
 __all__ = ["reestimate_statistics"]
 

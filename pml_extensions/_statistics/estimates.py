@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from pml_extensions.evolution import processes
+from pml_extensions._statistics import processes
 
 if TYPE_CHECKING:
     from typing_extensions import Self
