@@ -4,14 +4,12 @@ from pml_extensions._slimming.analysis import Whole, Widths, analyse
 from pml_extensions._slimming.cutting import cut
 from pml_extensions._slimming.locations import TracingError
 from pml_extensions._slimming.tracing.copies import weightless
-from pml_extensions._slimming.tracing.forward import operations, undisturbed
-from pml_extensions._slimming.tracing.inputs import ExampleInput, stand_in_inputs
+from pml_extensions._slimming.tracing.forward import operations, shapes_of_output, undisturbed
 from pml_extensions._slimming.tracing.operands import NOT_MULTIPLIED, operand_uses
 from pml_extensions._slimming.tracing.stand_ins import ShapesOnly, stand_in, tensors_in
 
 __all__ = [
     "NOT_MULTIPLIED",
-    "ExampleInput",
     "ShapesOnly",
     "TracingError",
     "Whole",
@@ -20,8 +18,8 @@ __all__ = [
     "cut",
     "operand_uses",
     "operations",
+    "shapes_of_output",
     "stand_in",
-    "stand_in_inputs",
     "tensors_in",
     "undisturbed",
     "weightless",

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from pml_extensions._declared_input import declared_input
 from pml_extensions.attr._problem import Problem
 from pml_extensions.attr.layouts import ChannelsFirst, Grid, Layout, find_layout, per_place
 
@@ -208,7 +209,7 @@ def _nodes_that_everything_passes(output: Tensor, parameters: Iterable[Tensor]) 
 
 
 def _default_inputs(model: nn.Module) -> Tensor:
-    size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
+    size = declared_input(model)
     if size is None:
         raise ValueError(f"inputs must be given: {type(model).__name__} has no pretrained_cfg that tells their size")
     parameter = next(model.parameters())

@@ -11,8 +11,9 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from pml_extensions._declared_input import ExampleInput
 from pml_extensions._sharding import is_sharded
-from pml_extensions._slimming import NOT_MULTIPLIED, ExampleInput, operand_uses
+from pml_extensions._slimming import NOT_MULTIPLIED, operand_uses
 
 __all__ = ["ExampleInput", "FoundWeights", "find_weights"]
 

@@ -9,15 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pml_extensions._slimming import (
-    ShapesOnly,
-    TracingError,
-    stand_in,
-    stand_in_inputs,
-    tensors_in,
-    undisturbed,
-    weightless,
-)
+from pml_extensions._declared_input import stand_in_inputs
+from pml_extensions._slimming import ShapesOnly, TracingError, stand_in, tensors_in, undisturbed, weightless
 
 __all__ = ["Head", "flattened", "look_at_head", "not_one_tensor"]
 

@@ -31,10 +31,8 @@ from slim_checks import amplification, exactness
 from timm_names import LISTED, chosen, module_of
 from torch.overrides import TorchFunctionMode
 
-from pml_extensions._slimming import cut
-from pml_extensions._slimming.tracing.forward import shapes_of_output
-from pml_extensions._slimming.tracing.inputs import stand_in_inputs
-from pml_extensions._slimming.tracing.stand_ins import stand_in
+from pml_extensions._declared_input import stand_in_inputs
+from pml_extensions._slimming import cut, shapes_of_output, stand_in
 from pml_extensions.evolution.splits.kels import KELS
 
 LARGE = 4_000_000_000

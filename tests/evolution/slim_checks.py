@@ -13,7 +13,8 @@ from unittest import mock
 import torch
 from torch.overrides import TorchFunctionMode
 
-from pml_extensions._slimming import cut, stand_in_inputs
+from pml_extensions._declared_input import stand_in_inputs
+from pml_extensions._slimming import cut
 from pml_extensions._slimming.algebra.axes import kept, resolve, size, slim_size
 from pml_extensions._slimming.tracing import forward
 from pml_extensions._slimming.tracing.modes import WatchIntegers

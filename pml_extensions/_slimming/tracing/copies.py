@@ -2,9 +2,10 @@
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -39,11 +40,18 @@ def weightless(model: nn.Module) -> Any:
     def replacement(_name: str, tensor: Tensor) -> Tensor:
         if isinstance(tensor, nn.Parameter):
             return stand_in_parameter(tensor)
-        return torch.zeros_like(tensor, device="cpu") if tensor.is_meta else tensor.detach().cpu().clone()
+        return tensor.detach().clone() if tensor.is_meta else tensor.detach().cpu().clone()
 
     lean = copy_with(model, replacement).eval()
     for module in lean.modules():
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):  # of our own copy
-            for key in [k for k, hook in hooks.items() if not type(hook).__module__.startswith("torch.")]:
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key in [key for key, hook in hooks.items() if _is_shared(hook)]:
                 del hooks[key]
     return lean
+
+
+def _is_shared(hook: Any) -> bool:
+    """Tell whether a copied hook is the model's own: a plain function is not copied, and may write to what is not."""
+    while isinstance(hook, partial):
+        hook = hook.func
+    return isinstance(hook, FunctionType | BuiltinFunctionType)

@@ -55,7 +55,8 @@ class ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch i
     """Run a forward pass on stand-ins.
 
     Args:
-        unknown: the tensors whose values are not to be looked at: inputs and parameters.
+        unknown: the tensors whose values are not to be looked at: inputs and parameters. Those on the meta device have
+            none.
     """
 
     def __init__(self, unknown: Iterable[Tensor]) -> None:
@@ -81,7 +82,7 @@ class ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch i
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         packet = func.overloadpacket
-        if packet in _SHAPE_OF_OPERAND or not any(t in self._unknown for t in tensors_in((args, kwargs))):
+        if packet in _SHAPE_OF_OPERAND or not any(map(self._is_unknown, tensors_in((args, kwargs)))):
             return func(*args, **kwargs)
         if packet in _NEEDS_VALUES or (packet is aten.index and any(map(self._unknown_mask, tensors_in(args[1])))):
             raise TracingError(
@@ -97,8 +98,11 @@ class ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch i
         self.hide(tensors_in(out))
         return out
 
+    def _is_unknown(self, tensor: Tensor) -> bool:
+        return tensor.is_meta or tensor in self._unknown
+
     def _unknown_mask(self, tensor: Tensor) -> bool:
-        return tensor.dtype == torch.bool and tensor in self._unknown
+        return tensor.dtype == torch.bool and self._is_unknown(tensor)
 
     def _written(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Leave an operation in place undone: its result is the tensor that it would have written to."""

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pml_extensions._declared_input import ExampleInput, stand_in_inputs
 from pml_extensions._settings import check_integer, check_model, check_rate
 from pml_extensions._sharding import is_sharded
-from pml_extensions._slimming import ExampleInput, Widths, analyse, cut, operations, stand_in_inputs
+from pml_extensions._slimming import Widths, analyse, cut, operations
 from pml_extensions._statistics import reestimate_statistics
 from pml_extensions.evolution.slim_recipe import recipe
 from pml_extensions.evolution.summary import SlimSummary
