@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pml_extensions._settings import check_integer, check_model, check_object
-from pml_extensions._sharding import local, part_of, reshard
-from pml_extensions.evolution.bits import difference, write
+from pml_extensions._sharding import reshard
+from pml_extensions.evolution.bits import write
 from pml_extensions.evolution.checkpoint import Progress, pack, unpack
 from pml_extensions.evolution.checks import check_masks
 from pml_extensions.evolution.draws import draw, generator_for
+from pml_extensions.evolution.parametrized import refresh_hooked
 from pml_extensions.evolution.resetting import KaimingNormal, KaimingUniform, ResettingRule
 from pml_extensions.evolution.summary import Summary, summarize
 
@@ -166,19 +167,14 @@ class KnowledgeEvolution:
     def _redraw(self, rule: ResettingRule, key: int | str, masks: Mapping[str, Tensor]) -> None:
         """Draw new values for all weights first, then write those where the mask is False."""
         reshard(self.model)
-        parameters = {
-            name: (place, parameter)
+        generators = {
+            name: generator_for(self.seed, key, place)
             for place, (name, parameter) in enumerate(self.model.named_parameters())
             if name in masks and (parameter.requires_grad or self.reset_frozen)
         }
-        generators = {name: generator_for(self.seed, key, place) for name, (place, _) in parameters.items()}
-        values = draw(self.model, rule, generators)
-        tensors = [local(parameter) for _, parameter in parameters.values()]
-        differences = []
-        for tensor, (name, (_, parameter)) in zip(tensors, parameters.items(), strict=True):
-            keep = part_of(masks[name], parameter) if masks[name].ndim else masks[name].to(tensor.device)
-            differences.append(difference(tensor, values.pop(name), keep))
-        write(tensors, differences)
+        changes = draw(self.model, rule, generators, masks)
+        write([tensor for tensor, _ in changes], [flips for _, flips in changes])
+        refresh_hooked(self.model)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what, beside the model's own state, is needed to go on: plain numbers, strings and one bit a weight.

@@ -3,19 +3,20 @@
 A rule gets a copy of a whole weight, on the CPU and in float32 or wider, a generator, and the weight's owner. It
 returns the new values, in the same shape; it may write them into the copy, as the functions of ``torch.nn.init`` do.
 What it returns for the fit-hypothesis is not used. Several weights are drawn at a time, in threads, so a rule must take
-its randomness from its own generator alone.
+its randomness from its own generator alone. Of a layer under a parametrization it gets the weight, not what is stored.
 """
 
 import copy
 import math
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
+
+from pml_extensions.evolution.global_generator import global_generator_seeded
+from pml_extensions.evolution.parametrized import as_made
 
 __all__ = ["KaimingNormal", "KaimingUniform", "LayerDefault", "Owner", "ResettingRule", "ShrinkPerturb"]
 
@@ -79,14 +80,16 @@ class LayerDefault:
                 f"{type(layer).__name__} with {attribute!r} instead, or use another resetting rule"
             )
         blanks = {id(p): nn.Parameter(torch.full(p.shape, math.nan, dtype=p.dtype)) for p in layer.parameters()}
-        twin = copy.deepcopy(layer, dict(blanks))
+        computed = {id(value): value.detach() for value in vars(layer).values() if isinstance(value, Tensor)}
+        twin = copy.deepcopy(layer, {**computed, **blanks})
+        as_made(twin, math.nan)
         remake = getattr(twin, "reset_parameters", None) or getattr(twin, "_reset_parameters", None)
         if remake is None:
             raise ValueError(
                 f"LayerDefault needs a layer with a reset_parameters method, got {type(layer).__name__}, which holds "
                 f"{attribute!r}; use another resetting rule, such as KaimingUniform()"
             )
-        with torch.no_grad(), _global_generator_seeded(generator.initial_seed()):
+        with torch.no_grad(), global_generator_seeded(generator.initial_seed()):
             remake()
         drawn: Tensor = getattr(twin, attribute).detach()
         if drawn.isnan().any():
@@ -123,18 +126,3 @@ class ShrinkPerturb:
         """Return new values; see the module."""
         noise = torch.empty_like(values).normal_(generator=generator)
         return values.mul_(self.shrink).add_(noise, alpha=self.std)
-
-
-_GLOBAL_GENERATOR = threading.Lock()
-
-
-@contextmanager
-def _global_generator_seeded(seed: int) -> Iterator[None]:
-    """Seed torch's global CPU generator, which ``reset_parameters`` draws from, and put it back afterwards."""
-    with _GLOBAL_GENERATOR:
-        state = torch.get_rng_state()
-        torch.default_generator.manual_seed(seed)
-        try:
-            yield
-        finally:
-            torch.set_rng_state(state)

@@ -87,7 +87,7 @@ class _Watch(ShapesOnly):  # type: ignore[no-untyped-call]  # torch is untyped t
         before = _storages(self._model)
         try:
             result = part()
-        except Exception as error:
+        except (AssertionError, RuntimeError, ValueError) as error:  # of torch or timm, about a shape
             raise RuntimeError(
                 f"{type(self._model).__name__} fails on an image of input_size {tuple(self._images.shape[1:])}, or is "
                 f"made for another: {type(error).__name__}: {error}"
@@ -96,7 +96,7 @@ class _Watch(ShapesOnly):  # type: ignore[no-untyped-call]  # torch is untyped t
 
     def classifier(self, pooled: Tensor) -> list[Any]:
         """Return the operations of the classifier, or none if there is not one that takes ``pooled``."""
-        with suppress(RuntimeError):
+        with suppress(Exception):
             return self.seen(lambda: self._model.get_classifier()(pooled))[1].operations
         return []
 

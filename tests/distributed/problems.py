@@ -7,6 +7,7 @@ import torch
 from pytorch_metric_learning.losses import ContrastiveLoss
 from torch import nn
 from torch.distributed import fsdp
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from pml_extensions.evolution import KaimingUniform, LayerDefault, ShrinkPerturb
 from pml_extensions.models import TwoHead
@@ -102,6 +103,14 @@ def mlp():
     torch.manual_seed(5)
     first, second = nn.Sequential(nn.Linear(7, 9), nn.ReLU()), nn.Sequential(nn.Linear(9, 3), nn.ReLU())
     return nn.Sequential(first, second, nn.Linear(3, 5, bias=False))
+
+
+def normed_mlp():
+    """Weights that are computed from what is stored, one with a state of its own."""
+    model = mlp()
+    weight_norm(model[0][0])
+    spectral_norm(model[1][0])
+    return model.eval()
 
 
 def classifier():

@@ -15,6 +15,7 @@ from problems import (
     embedder,
     metric_loss,
     mlp,
+    normed_mlp,
     own,
     pictures,
     randn,
@@ -197,6 +198,19 @@ def resets(rank, world):
     return found
 
 
+def resets_of_computed_weights(rank, world):
+    found = {}
+    for shard in [DistributedDataParallel, *[fully_sharded] * FSDP2]:
+        for rule in (RULES["uniform"], RULES["shrink"]):
+            torch.manual_seed(rank)
+            model = normed_mlp()
+            ke = KnowledgeEvolution(model, WELS(0.5), rule=rule, seed=3)
+            sharded = shard(model)
+            ke.reset()
+            found[shard.__name__, str(rule)] = full_state(sharded)
+    return found
+
+
 def failing_reset(rank, world):
     model = fully_sharded(mlp())
 
@@ -276,6 +290,7 @@ SHARDED = [failing_reset, training_goes_on, slim_of_a_sharded_model, refusals, m
 CHECKS = [
     two_head_training,
     resets,
+    resets_of_computed_weights,
     *(SHARDED if FSDP2 else []),
     svmax,
     svmax_half_precision,

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from problems import FSDP2, RULES, mlp, randn
+from problems import FSDP2, RULES, mlp, normed_mlp, randn
 
 from pml_extensions._sharding import reshard
 from pml_extensions.evolution import KELS, WELS, KnowledgeEvolution, Magnitude
@@ -32,6 +32,17 @@ def test_resets_are_those_of_one_process_to_the_bit(found, rule):
         for states in ways:
             for state, expected in zip(states, states_alone(RULES[rule]), strict=True):
                 assert_equal(state, expected)
+
+
+@pytest.mark.parametrize("rule", [RULES["uniform"], RULES["shrink"]], ids=str)
+def test_resets_of_computed_weights_are_those_of_one_process(found, rule):
+    for rank in found["resets_of_computed_weights"]:
+        ways = [state for (_, name), state in rank.items() if name == str(rule)]
+        assert len(ways) == (2 if FSDP2 else 1)
+        for state in ways:
+            model = normed_mlp()
+            KnowledgeEvolution(model, WELS(0.5), rule=rule, seed=3).reset()
+            assert_equal(state, model.state_dict())
 
 
 @needs_fsdp2
