@@ -7,11 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor, nn
 
+from pml_extensions._parametrized import Chain, Parametrized, global_generator_seeded, parametrized_weights
 from pml_extensions._sharding import is_sharded, local, part_of, whole
 from pml_extensions.evolution.bits import difference
-from pml_extensions.evolution.chains import Chain
-from pml_extensions.evolution.global_generator import global_generator_seeded
-from pml_extensions.evolution.parametrized import Parametrized, parametrized_weights
 from pml_extensions.evolution.resetting import Owner, ResettingRule
 
 __all__ = ["draw", "generator_for"]

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pml_extensions._parametrized import refresh_hooked
 from pml_extensions._settings import check_integer, check_model, check_object
 from pml_extensions._sharding import reshard
 from pml_extensions.evolution.bits import write
 from pml_extensions.evolution.checkpoint import Progress, pack, unpack
 from pml_extensions.evolution.checks import check_masks
 from pml_extensions.evolution.draws import draw, generator_for
-from pml_extensions.evolution.parametrized import refresh_hooked
 from pml_extensions.evolution.resetting import KaimingNormal, KaimingUniform, ResettingRule
 from pml_extensions.evolution.summary import Summary, summarize
 

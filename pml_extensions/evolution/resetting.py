@@ -15,8 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-from pml_extensions.evolution.global_generator import global_generator_seeded
-from pml_extensions.evolution.parametrized import as_made
+from pml_extensions._parametrized import as_made, global_generator_seeded
 
 __all__ = ["KaimingNormal", "KaimingUniform", "LayerDefault", "Owner", "ResettingRule", "ShrinkPerturb"]
 
