@@ -1,16 +1,47 @@
-"""Checks of a batch: embeddings, labels and references."""
+"""Checks of a batch: embeddings, labels and references; and of the size of a block of anchors."""
 
 from typing import Any
 
+from pytorch_metric_learning.distances import BaseDistance
 from torch import Tensor
 
+from pml_extensions._semi_hard.dissimilarities import is_shipped
 
-def check_batch(embeddings: Any, labels: Any, what: str = "") -> None:
-    """Raise if the embeddings are no matrix, or the labels are no integers, one for each embedding."""
+
+def check_batch(distance: Any, embeddings: Any, labels: Any, ref_emb: Any = None, ref_labels: Any = None) -> None:
+    """Raise if embeddings and references are not what the distance takes, or their labels are not class numbers.
+
+    A distance of the user's own may take other shapes: if its ``check_shapes`` is its own, too, that is asked, and how
+    wide the references must be, it alone can tell.
+    """
+    check_shapes = getattr(distance, "check_shapes", None)
+    own_shapes = getattr(check_shapes, "__func__", BaseDistance.check_shapes) is not BaseDistance.check_shapes
+    batches = (
+        [("", embeddings, labels)] if ref_emb is None else [("", embeddings, labels), ("ref_", ref_emb, ref_labels)]
+    )
+    for what, batch, classes in batches:
+        check_embeddings(batch, what)
+        if not own_shapes:
+            check_matrix(batch, what)
+        check_labels(batch, classes, what)
+    if own_shapes:
+        distance.check_shapes(embeddings, ref_emb)
+    elif is_shipped(distance) and ref_emb is not None and ref_emb.shape[1] != embeddings.shape[1]:
+        raise ValueError(
+            f"ref_embeddings must be as wide as embeddings, got {ref_emb.shape[1]} columns for {embeddings.shape[1]}"
+        )
+
+
+def check_embeddings(embeddings: Any, what: str = "") -> None:
+    """Raise if the embeddings are no floating-point tensor, or only one number."""
     if not isinstance(embeddings, Tensor) or not embeddings.is_floating_point():
         raise TypeError(f"{what}embeddings must be a floating-point tensor, got {kind(embeddings)}")
-    if embeddings.ndim != 2:
-        raise ValueError(f"{what}embeddings must have shape (batch, dimension), got {tuple(embeddings.shape)}")
+    if not embeddings.ndim:
+        check_matrix(embeddings, what)
+
+
+def check_labels(embeddings: Tensor, labels: Any, what: str = "") -> None:
+    """Raise if the labels, if there are any, are no integers, one for each embedding."""
     if labels is None:
         return
     if not isinstance(labels, Tensor):
@@ -25,13 +56,10 @@ def check_batch(embeddings: Any, labels: Any, what: str = "") -> None:
         )
 
 
-def check_references(embeddings: Tensor, ref_emb: Any, ref_labels: Any) -> None:
-    """Raise if the references are no batch, or are not as wide as the embeddings."""
-    check_batch(ref_emb, ref_labels, "ref_")
-    if ref_emb.shape[1] != embeddings.shape[1]:
-        raise ValueError(
-            f"ref_embeddings must be as wide as embeddings, got {ref_emb.shape[1]} columns for {embeddings.shape[1]}"
-        )
+def check_matrix(embeddings: Tensor, what: str = "") -> None:
+    """Raise unless the embeddings are a matrix, one row for each sample."""
+    if embeddings.ndim != 2:
+        raise ValueError(f"{what}embeddings must have shape (batch, dimension), got {tuple(embeddings.shape)}")
 
 
 def kind(value: Any) -> str:

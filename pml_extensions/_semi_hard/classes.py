@@ -45,4 +45,35 @@ class Classes:
         if self.rank is not None:
             place = place + (place >= self.rank[anchors].unsqueeze(1))
         place = torch.minimum(place, self.size[anchors].unsqueeze(1) - 1)
-        return self.order[self.first[anchors].unsqueeze(1) + place]
+        place = place + self.first[anchors].unsqueeze(1)
+        return self.order.index_select(0, place.flatten()).view_as(place)
+
+    def pairs(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return all anchor-positive pairs, ordered by anchor and then by positive, and where each anchor's begin.
+
+        Args:
+            count: how many pairs there are, the sum of ``positives``.
+        """
+        begin = self.positives.cumsum(0) - self.positives
+        everyone = torch.arange(len(begin), device=begin.device)
+        anchors = everyone.repeat_interleave(self.positives, output_size=count)
+        place = torch.arange(count, device=begin.device) - begin[anchors]
+        if self.rank is not None:
+            place += place >= self.rank[anchors]
+        return anchors, self.order[self.first[anchors] + place], begin
+
+    def split(self, anchors: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Split ``anchors``, each of which has positives, by class; return each part with its class's references."""
+        anchors = anchors[self.first[anchors].argsort(stable=True)]
+        first, counts = torch.unique_consecutive(self.first[anchors], return_counts=True)
+        sizes = self.size[anchors[counts.cumsum(0) - 1]]
+        runs: list[list[int]] = torch.stack([first, sizes, counts], 1).tolist()
+        parts = torch.split(anchors, [count for _, _, count in runs])
+        return [(part, self.order[first : first + size]) for part, (first, size, _) in zip(parts, runs, strict=True)]
+
+    def place(self, anchors: Tensor, positives: Tensor) -> Tensor:
+        """Return which of its positives, counted in ascending order, each of ``positives`` (b, k) is of its anchor."""
+        among = torch.empty_like(self.order)
+        among[self.order] = torch.arange(len(among), device=among.device)
+        place = among[positives] - self.first[anchors].unsqueeze(1)
+        return place if self.rank is None else place - (place > self.rank[anchors].unsqueeze(1)).long()

@@ -3,6 +3,7 @@
 from typing import Any
 
 from pytorch_metric_learning import losses
+from torch import Tensor
 
 from pml_extensions.losses.semi_hard_triplet import SemiHardTripletLoss
 from pml_extensions.miners import SemiHardMiner
@@ -14,7 +15,8 @@ class CrossBatchMemory(losses.CrossBatchMemory):
     """The host's CrossBatchMemory, which also takes a SemiHardTripletLoss.
 
     The host names the losses that its wrapper takes in ``supported_losses``; this class adds one name. Without a miner
-    the host would hand all pairs to the loss; here a SemiHardTripletLoss gets a SemiHardMiner of the same distance.
+    the host would hand all pairs to the loss; here a SemiHardTripletLoss gets a SemiHardMiner, of the distance that the
+    loss has when the memory is called.
 
     Args:
         loss: a loss that the host supports, or a SemiHardTripletLoss.
@@ -25,6 +27,7 @@ class CrossBatchMemory(losses.CrossBatchMemory):
 
     Raises:
         Exception: for a loss that is not supported, as in the host.
+        TypeError: if it is called without labels: the memory stores them, and compares later batches with them.
 
     Examples:
         >>> import torch
@@ -35,9 +38,39 @@ class CrossBatchMemory(losses.CrossBatchMemory):
     def __init__(
         self, loss: Any, embedding_size: int, memory_size: int = 1024, miner: Any = None, **kwargs: Any
     ) -> None:
-        if miner is None and isinstance(loss, SemiHardTripletLoss):
-            miner = SemiHardMiner(distance=loss.distance, block_size=loss.block_size)
         super().__init__(loss, embedding_size, memory_size, miner, **kwargs)
+        self.miner: Any
+        self._followed: tuple[Any, Any] = None, None  # the default miner, and the loss's distance when it was last seen
+        self._follow_loss()
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        indices_tuple: tuple[Tensor, ...] | None = None,
+        enqueue_mask: Tensor | None = None,
+    ) -> Any:
+        """Store the batch and return the loss of its embeddings against all that are stored, as in the host."""
+        if not isinstance(labels, Tensor):
+            raise TypeError(
+                f"labels must be a tensor of class numbers, got {type(labels).__name__}: the memory stores them with "
+                "the embeddings, to compare later batches with; give each sample without a class a number of its own"
+            )
+        self._follow_loss()
+        return super().forward(embeddings, labels, indices_tuple, enqueue_mask)
+
+    def _follow_loss(self) -> None:
+        """Let the default miner, if there is no other, go with the loss and with the distance that it has now."""
+        default, distance = self._followed
+        if self.miner is not None and self.miner is not default:
+            return
+        if not isinstance(self.loss, SemiHardTripletLoss):
+            self.miner = None
+        elif self.miner is None:
+            self.miner = SemiHardMiner(distance=self.loss.distance, block_size=self.loss.block_size)
+        elif self.loss.distance is not distance:
+            self.miner.distance = self.loss.distance
+        self._followed = self.miner, getattr(self.loss, "distance", None)
 
     def extra_repr(self) -> str:
         """Return the settings, for ``repr``."""

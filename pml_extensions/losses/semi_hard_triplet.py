@@ -5,6 +5,7 @@ TensorFlow Addons' ``triplet_semihard_loss``, as in Taha et al., arXiv:1901.0861
 no triplet, and a batch without triplets gives zero.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,13 +16,16 @@ from pytorch_metric_learning.reducers import MeanReducer, MultipleReducers
 from pytorch_metric_learning.utils.loss_and_miner_utils import convert_to_triplets
 from torch import Tensor
 
+from pml_extensions._host import is_as_shipped
 from pml_extensions._semi_hard import (
+    Block,
     Dissimilarity,
     SemiHardMining,
-    SumOverManyPositives,
+    Shipped,
     check_batch,
-    check_references,
     dissimilarity,
+    precision,
+    sum_at_once,
 )
 from pml_extensions._settings import check_integer, check_number
 
@@ -61,7 +65,7 @@ class SemiHardTripletLoss(BaseMetricLossFunction):
         if block_size is not None:
             check_integer("block_size", block_size, least=1)
         check_number("margin", margin)
-        self.margin = margin
+        self.margin: float | Tensor = margin
         self.smooth_loss = smooth_loss
         self.block_size = block_size
         self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)
@@ -87,14 +91,12 @@ class SemiHardTripletLoss(BaseMetricLossFunction):
         ref_labels: Tensor | None = None,
     ) -> Any:
         """Check the batch and return what the reducer makes of its losses: a scalar, or a dict (DoNothingReducer)."""
-        check_batch(embeddings, labels)
-        if ref_emb is not None:
-            check_references(embeddings, ref_emb, ref_labels)
+        check_batch(self.distance, embeddings, labels, ref_emb, ref_labels)
         if indices_tuple is None and (labels is None or (ref_emb is not None and ref_labels is None)):
             raise ValueError(
                 "labels (and ref_labels for ref_emb) are needed to mine triplets; pass them or indices_tuple"
             )
-        wide = torch.promote_types(embeddings.dtype, torch.float32)  # the host adds up sub-losses in this precision
+        wide = precision(self.distance, embeddings.dtype)  # the host adds up sub-losses in it
         return super().forward(embeddings.to(wide), labels, indices_tuple, ref_emb, ref_labels)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # how many triplets there are, the labels' values tell
@@ -114,36 +116,40 @@ class SemiHardTripletLoss(BaseMetricLossFunction):
             mining = SemiHardMining(self.distance, embeddings, labels, ref_emb, ref_labels, block_size=self.block_size)
             if not mining.pairs:
                 return dict(self.zero_losses())
-            if len(mining.many) and self._takes_the_mean():
-                return loss_dict(self._mean(mining))
+            if len(mining.many) and self._takes_the_mean() and isinstance(mining.dissimilarity, Shipped):
+                return loss_dict(self._sum(mining, mining.dissimilarity) / mining.pairs)
             return self._of_triplets(mining.dissimilarity, mining.triplets()[:3])
 
     def _of_triplets(self, distances: Dissimilarity, triplets: tuple[Tensor, ...]) -> dict[str, Any]:
-        anchors, positives, negatives = triplets
-        if not len(anchors):
+        if not len(triplets[0]):
             return dict(self.zero_losses())
-        gaps = distances.pairs(anchors, positives) - distances.pairs(anchors, negatives)
-        return loss_dict(self._losses(gaps), triplets)
+        return loss_dict(self._losses(distances.gaps(*triplets), self.margin), triplets)
 
-    def _mean(self, mining: SemiHardMining) -> Tensor:
-        distances = mining.dissimilarity
-        total: Tensor = SumOverManyPositives.apply(distances.x, distances.y, mining, self._losses)
+    def _sum(self, mining: SemiHardMining, distances: Shipped) -> Tensor:
+        margin = self.margin if isinstance(self.margin, Tensor) else distances.x.new_tensor(self.margin)
+        of_block = partial(self._sum_of_block, mining, distances)
+        total = sum_at_once(of_block, mining.blocks_of_many, margin, *distances.tensors)
         if mining.few_pairs:
-            anchors, positives, negatives, _ = mining.triplets_of_few()
-            gaps = distances.pairs(anchors, positives) - distances.pairs(anchors, negatives)
-            total = total + self._losses(gaps).sum()
-        return total / mining.pairs
+            total = total + self._losses(distances.gaps(*mining.few_triplets()[:3]), margin).sum()
+        return total
 
-    def _losses(self, gaps: Tensor) -> Tensor:
-        violation = gaps + self.margin
-        losses: Tensor = F.softplus(violation) if self.smooth_loss else F.relu(violation)
+    def _sum_of_block(
+        self, mining: SemiHardMining, distances: Shipped, block: Block, margin: Tensor, *tensors: Tensor
+    ) -> Tensor:
+        rows = distances.rows(block.anchors, *tensors)
+        positives, negatives, _ = mining.mine(block, distances.order(block.anchors, rows))
+        return self._losses(distances.gaps_in(rows, block.anchors, positives, negatives), margin).sum()
+
+    def _losses(self, gaps: Tensor, margin: float | Tensor) -> Tensor:
+        losses: Tensor = F.softplus(gaps + margin) if self.smooth_loss else F.relu(gaps + margin)
         return losses
 
     def _takes_the_mean(self) -> bool:
+        """Return whether the sum of all losses is all that the reducer needs, and it records nothing."""
         reducer = self.reducer
-        if isinstance(reducer, MultipleReducers):
-            reducer = reducer.reducers["loss"]
-        return bool(type(reducer) is MeanReducer)
+        if is_as_shipped(reducer, MultipleReducers):
+            reducer = dict(reducer.reducers).get("loss", reducer.default_reducer)
+        return is_as_shipped(reducer, MeanReducer) and not reducer.collect_stats
 
 
 def loss_dict(losses: Tensor, triplets: tuple[Tensor, ...] | None = None) -> dict[str, Any]:

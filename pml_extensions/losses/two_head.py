@@ -11,7 +11,7 @@ import torch
 from pytorch_metric_learning.utils.module_with_records_and_reducer import ModuleWithRecordsAndReducer
 from torch import Tensor, nn
 
-from pml_extensions._semi_hard import check_batch
+from pml_extensions._semi_hard import check_embeddings, check_labels
 from pml_extensions._settings import check_number
 from pml_extensions.losses.semi_hard_triplet import SemiHardTripletLoss
 
@@ -125,7 +125,8 @@ def checked(outputs: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
             f"outputs must be (logits, embeddings), as a TwoHead model returns, got {type(outputs).__name__}"
         )
     logits, embeddings = outputs
-    check_batch(embeddings, labels)
+    check_embeddings(embeddings)
+    check_labels(embeddings, labels)
     if len(logits) != len(embeddings):
         raise ValueError(f"logits must be as many as embeddings, got {len(logits)} for {len(embeddings)}")
     return logits, embeddings

@@ -11,7 +11,7 @@ from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.miners import BaseMiner
 from torch import Tensor
 
-from pml_extensions._semi_hard import SemiHardMining, Triplets, check_batch, check_references
+from pml_extensions._semi_hard import SemiHardMining, Triplets, check_batch
 from pml_extensions._settings import check_integer
 
 __all__ = ["SemiHardMiner"]
@@ -69,9 +69,7 @@ class SemiHardMiner(BaseMiner):
         self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None = None, ref_labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Check the batch and mine it."""
-        check_batch(embeddings, labels)
-        if ref_emb is not None:
-            check_references(embeddings, ref_emb, ref_labels)
+        check_batch(self.distance, embeddings, labels, ref_emb, ref_labels)
         if labels is None or (ref_emb is not None and ref_labels is None):
             raise ValueError("labels (and ref_labels for ref_emb) are needed to mine triplets")
         triplets: tuple[Tensor, Tensor, Tensor] = super().forward(embeddings, labels, ref_emb, ref_labels)
