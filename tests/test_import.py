@@ -8,7 +8,7 @@ import pytest
 
 import pml_extensions
 
-HOSTS = ("torch", "pytorch_metric_learning", "timm", "captum")
+HOSTS = ("torch", "pytorch_metric_learning", "timm", "captum", "lightning", "transformers", "accelerate")
 HOSTS_OF = {
     "pml_extensions.losses": {"torch", "pytorch_metric_learning"},
     "pml_extensions.miners": {"torch", "pytorch_metric_learning"},
