@@ -13,10 +13,9 @@ from torch import nn
 from typing_extensions import override
 
 from pml_extensions._settings import check_integer, check_object
-from pml_extensions.evolution.evaluation import device_of, unwrapped
+from pml_extensions._statistics import reestimate_statistics, unwrapped
 from pml_extensions.evolution.knowledge_evolution import KnowledgeEvolution, Split
 from pml_extensions.evolution.lightning_batches import FirstInput, batches_as_trained
-from pml_extensions.evolution.norm_statistics import reestimate_statistics
 from pml_extensions.evolution.resetting import KaimingUniform, ResettingRule
 
 __all__ = ["KnowledgeEvolutionCallback"]
@@ -190,9 +189,10 @@ class KnowledgeEvolutionCallback(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Cut out the slim network; all callbacks have ended their training."""
         if self.slim and self.evolution is not None:
-            slim = self.evolution.slim().to(trainer.strategy.root_device)
-            reestimate_statistics(slim, batches_as_trained(trainer))
-            self.slim_network = slim.to(device_of(self.evolution.model))
+            slim = self.evolution.slim()
+            home = next(slim.parameters()).device  # strategies bring networks back to the CPU
+            reestimate_statistics(slim.to(trainer.strategy.root_device), batches_as_trained(trainer))
+            self.slim_network = slim.to(home)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

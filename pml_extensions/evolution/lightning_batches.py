@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pml_extensions.evolution.batches import inputs_of
+from pml_extensions._statistics import inputs_of
 
 __all__ = ["FirstInput", "batches_as_trained"]
 
