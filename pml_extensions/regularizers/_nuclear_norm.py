@@ -1,135 +1,240 @@
-"""The nuclear norm of a matrix, its gradient and its spectrum, by eigenproblems of the smaller Gram matrix.
+"""The nuclear norm of a matrix, twice differentiable in every mode of PyTorch: backward, forward and ``torch.func``.
 
-The gradient of the nuclear norm is the polar factor U V^T, so no singular vector of the larger side is needed. A Gram
-matrix squares the condition number: of its eigenpairs only those within sqrt(eps) of the largest are trusted. They are
-split off, and the rest of the matrix, now of a smaller norm, is treated in the same way. So a batch that is nearly
-collapsed keeps the accuracy of a full SVD in its small directions, and a batch that is well spread pays for one
-eigenproblem.
+Its gradient is the polar factor P = U V^T. With the singular values s of a matrix of full rank, the change of P along
+a change D of the matrix is, in the basis of U and V, (D_ij - D_ji) / (s_i + s_j), and D_ij / s_j where one side has no
+vector of that number (Higham, Functions of Matrices, 2008, chapter 8).
+This map is linear and its own adjoint, so that forward and backward differentiation share it.
 """
 
-import math
-from typing import Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
+from torch.autograd import Function
+from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
 
-NULL_DIRECTION = 10.0
-"""Singular values up to this many rounding errors of the largest one count as zero."""
+from pml_extensions.regularizers._spectrum import Precision, spectrum
 
-SQUARES_SAFELY = (1e-8, 1e8)
-"""A matrix whose largest entry lies between is squared as it is; any other is scaled first."""
-
-
-class Holders(Protocol):
-    """The processes that hold the rows of a matrix."""
-
-    def total(self, part: Tensor) -> Tensor:
-        """Return the sum of every process's ``part``."""
-
-    def agree(self, count: int, like: Tensor) -> int:
-        """Return one count for all processes, from those that each of them found."""
+NO_THIRD_DERIVATIVE = (
+    "the mean singular value has no third derivative here: take "
+    "torch.linalg.svdvals(embeddings).sum() / embeddings.shape[1] instead, which has it where no two singular values "
+    "are equal"
+)
 
 
-class Alone:
-    """All rows are here."""
+def nuclear_norm(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the nuclear norms (*) of matrices (*, m, n), and their singular values (*, min(m, n)), ascending.
 
-    def total(self, part: Tensor) -> Tensor:
-        """Return ``part``."""
-        return part
-
-    def agree(self, count: int, like: Tensor) -> int:  # noqa: ARG002 (the form of Holders)
-        """Return ``count``."""
-        return count
-
-
-def singular_values_and_polar_factor(
-    tall: Tensor,
-    null: Tensor | None = None,
-    among: Holders = Alone(),  # noqa: B008 (holds nothing)
-) -> tuple[Tensor, Tensor]:
-    """Return the singular values (k), ascending, and the polar factor (n, k) of a finite matrix (n, k) with n >= k.
-
-    Directions whose singular value is at most ``null`` (default: ``NULL_DIRECTION`` * eps * the largest) have the
-    value 0 and no part in the polar factor: of all subgradients of the nuclear norm, that one has the least norm.
-    ``tall`` may be some of the rows of a matrix that lies ``among`` several processes; so is the polar factor then.
+    The matrices are float32 or float64. Only the norm has a gradient; its third derivative raises a RuntimeError. An
+    entry that is not finite makes its matrix's results NaN.
     """
-    eps = torch.finfo(tall.dtype).eps
-    eigenvalues, vectors = torch.linalg.eigh(among.total(tall.mT @ tall))
-    values = eigenvalues.clamp_min(0).sqrt()
-    null = NULL_DIRECTION * eps * values[-1] if null is None else null
-    unresolved = int((eigenvalues <= math.sqrt(eps) * eigenvalues[-1]).sum())
-    unresolved = among.agree(len(values) if values[-1] <= null else unresolved, tall)
-    if unresolved == len(values):
-        return torch.zeros_like(values), torch.zeros_like(tall)
-
-    values = values[unresolved:]
-    rest, resolved = vectors[:, :unresolved], vectors[:, unresolved:]
-    polar = tall @ ((resolved / values) @ resolved.mT)
-    if unresolved:
-        # Rounding tilts the rest a little towards the large directions; what is left of them must not enter its norm.
-        rest = rest - (resolved / values.square()) @ (resolved.mT @ among.total(tall.mT @ (tall @ rest)))
-        rest_values, rest_polar = singular_values_and_polar_factor(tall @ rest, null, among)
-        values = torch.cat([rest_values, values])
-        polar.addmm_(rest_polar, rest.mT)
-    return values, polar
+    norm, values, _ = differentiable(matrix, torch.compiler.is_compiling())
+    return norm, values
 
 
-def safe_scale(largest: float) -> float:
-    """Return what to divide a matrix by, whose ``largest`` entry is known, so that it can be squared."""
-    return 1.0 if largest == 0 or SQUARES_SAFELY[0] < largest < SQUARES_SAFELY[1] else largest
+@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
+def differentiable(matrix: Tensor, compiling: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what NuclearNorm does, as one node of a graph."""
+    return NuclearNorm.apply(matrix, compiling)  # type: ignore[no-any-return]
 
 
-@torch.library.custom_op("pml_extensions::nuclear_norm", mutates_args=())
-def nuclear_norm(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the nuclear norm of a ``matrix`` (m, n), its singular values and its polar factor (m, n).
+@contextmanager
+def below(ctx: Any) -> Iterator[list[Tensor]]:
+    """Hand a ``jvp`` what its ``ctx`` saved, so that an outer forward differentiation reaches into it.
 
-    The matrix is float32 or float64. Only the norm has a gradient; asking for its second derivative raises a
-    RuntimeError. An entry that is not finite makes all three NaN. As an operator of its own it is opaque to
-    ``torch.compile``, and ``autocast`` does not reach into it.
+    PyTorch switches forward differentiation off inside a ``jvp``, for every level at once.
     """
-    least, most = torch.aminmax(matrix)
-    scale = float(torch.maximum(-least, most))
-    if not math.isfinite(scale):
-        values = matrix.new_full((min(matrix.shape),), math.nan)
-        return values.sum(), values, torch.full_like(matrix, math.nan)
-    scale = safe_scale(scale)
-    is_tall = matrix.shape[0] >= matrix.shape[1]
-    tall = matrix if is_tall else matrix.mT
-    with torch.autocast(matrix.device.type, enabled=False):
-        values, polar = singular_values_and_polar_factor(tall if scale == 1 else tall / scale)
-    values = values * scale
-    return values.sum(), values, (polar if is_tall else polar.mT).contiguous()
+    with _set_fwd_grad_enabled(mode=True):
+        yield [unpack_dual(saved, level=0).primal for saved in ctx.saved_tensors]  # type: ignore[no-untyped-call]
 
 
-@nuclear_norm.register_fake
-def _(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return matrix.new_empty(()), matrix.new_empty(min(matrix.shape)), torch.empty_like(matrix).contiguous()
-
-
-class _OnceDifferentiable(torch.autograd.Function):
-    """Hand the polar factor through, tied to its matrix, so that a second derivative is refused rather than lost."""
+class NuclearNorm(Function):
+    """The norm, the singular values and the polar factor, which is kept for the gradient."""
 
     @staticmethod
-    def forward(_ctx: FunctionCtx, polar: Tensor, _matrix: Tensor) -> Tensor:
+    def forward(matrix: Tensor, compiling: bool) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG004
+        """Return all three; the last two have no gradient."""
+        values, polar = spectrum(matrix)
+        return values.sum(-1), values, polar
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, bool], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        """Keep what the derivatives need."""
+        matrix, ctx.compiling = inputs
+        _, values, polar = output
+        ctx.mark_non_differentiable(values, polar)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(matrix, values, polar)
+        ctx.save_for_forward(matrix, values, polar)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: Tensor) -> tuple[Tensor | None, None]:
+        """Return the gradient."""
+        if grad is None:
+            return None, None
+        scale = Tied.apply(grad, ctx.saved_tensors[0]) if ctx.compiling else grad
+        return scale[..., None, None] * PolarFactor.apply(*ctx.saved_tensors), None
+
+    @staticmethod
+    def jvp(ctx: Any, change: Tensor, _: None) -> tuple[Tensor, None, None]:
+        """Return the change of the norm."""
+        with below(ctx) as saved:
+            return (PolarFactor.apply(*saved) * change).sum((-2, -1)), None, None
+
+    @staticmethod
+    def vmap(
+        _info: Any, in_dims: tuple[int, None], matrix: Tensor, compiling: bool
+    ) -> tuple[Any, tuple[int, int, int]]:
+        """Take one more dimension of matrices."""
+        return NuclearNorm.apply(matrix.movedim(in_dims[0], 0), compiling), (0, 0, 0)
+
+
+@torch.library.custom_op("pml_extensions::tied", mutates_args=())
+def tied(tensor: Tensor, matrix: Tensor) -> Tensor:  # noqa: ARG001
+    """Return a copy of ``tensor``, which a compiler must believe to depend on ``matrix``."""
+    return tensor.clone()
+
+
+@tied.register_fake
+def _(tensor: Tensor, matrix: Tensor) -> Tensor:  # noqa: ARG001
+    return torch.empty_like(tensor)
+
+
+class Tied(Function):
+    """Hand a tensor through; a graph that AOTAutograd compiles then keeps the matrix, not just its polar factor.
+
+    From the requirements of what is kept it sees at run time that a second derivative is asked for, which it refuses.
+    """
+
+    @staticmethod
+    def forward(tensor: Tensor, matrix: Tensor) -> Tensor:
+        """Return a copy of ``tensor``."""
+        return tied(tensor, matrix)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        """Keep nothing."""
+
+    @staticmethod
+    def backward(_ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """Return ``grad``."""
+        return grad, None
+
+    @staticmethod
+    def jvp(_ctx: Any, change: Tensor, _: Tensor) -> Tensor:
+        """Return ``change``."""
+        return change.view_as(change)
+
+    @staticmethod
+    def vmap(_info: Any, in_dims: tuple[Any, Any], tensor: Tensor, matrix: Tensor) -> tuple[Any, Any]:
+        """Take one more dimension as it comes."""
+        return Tied.apply(tensor, matrix), in_dims[0]
+
+
+class PolarFactor(Function):
+    """A polar factor that is known already, tied to its matrix."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(matrix: Tensor, values: Tensor, polar: Tensor) -> Tensor:  # noqa: ARG004 (kept for the derivatives)
+        """Return ``polar``."""
         return polar.view_as(polar)
 
     @staticmethod
-    def backward(_ctx: FunctionCtx, _grad: Tensor) -> tuple[None, None]:
-        raise RuntimeError(
-            "the mean singular value has no second derivative here: differentiate it once, without create_graph=True, "
-            "or take torch.linalg.svdvals(embeddings).sum() / embeddings.shape[1] instead"
-        )
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004
+        """Keep what the derivatives need."""
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        """Return the gradient for the matrix."""
+        return change_of_polar_factor(grad, *ctx.saved_tensors), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, change: Tensor, *_: Tensor) -> Tensor:
+        """Return the change of the polar factor."""
+        with below(ctx) as saved:
+            return change_of_polar_factor(change, *saved)
 
 
-def _save(ctx: FunctionCtx, inputs: tuple[Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    _, values, polar = output
-    ctx.mark_non_differentiable(values, polar)
-    ctx.save_for_backward(polar, inputs[0])
+def change_of_polar_factor(change: Tensor, matrix: Tensor, values: Tensor, polar: Tensor) -> Tensor:
+    """Return the change of ``polar`` along a ``change`` of its ``matrix``, differentiable by the former alone."""
+    rank = (values > 0).sum(-1, keepdim=True)
+    return ChangeOfPolarFactor.apply(change, NoThirdDerivative.apply(matrix), rank, polar)  # type: ignore[no-any-return]
 
 
-def _backward(ctx: FunctionCtx, grad: Tensor, *_: Tensor) -> Tensor:
-    return grad * _OnceDifferentiable.apply(*ctx.saved_tensors)  # type: ignore[attr-defined,no-any-return]
+class ChangeOfPolarFactor(Function):
+    """The change of a polar factor along a change of its matrix; linear in the latter, and its own adjoint."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(change: Tensor, matrix: Tensor, rank: Tensor, polar: Tensor) -> Tensor:
+        """Return the change of ``polar``."""
+        return polar_change(change, matrix, rank, polar)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG004
+        """Keep what the derivatives need."""
+        ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_forward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        """Return the gradient for the change."""
+        return ChangeOfPolarFactor.apply(grad, *ctx.saved_tensors), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, change: Tensor, *_: Tensor) -> Tensor:
+        """Return the result for the change's change."""
+        with below(ctx) as saved:
+            return ChangeOfPolarFactor.apply(change, *saved)  # type: ignore[no-any-return]
 
 
-nuclear_norm.register_autograd(_backward, setup_context=_save)
+class NoThirdDerivative(Function):
+    """Hand a matrix through, and refuse to differentiate by it."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(matrix: Tensor) -> Tensor:
+        """Return ``matrix``."""
+        return matrix.view_as(matrix)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        """Keep nothing."""
+
+    @staticmethod
+    def backward(_ctx: Any, _grad: Tensor) -> Tensor:
+        """Refuse."""
+        raise RuntimeError(NO_THIRD_DERIVATIVE)
+
+    @staticmethod
+    def jvp(_ctx: Any, _change: Tensor) -> Tensor:
+        """Refuse."""
+        raise RuntimeError(NO_THIRD_DERIVATIVE)
+
+
+def polar_change(change: Tensor, matrix: Tensor, rank: Tensor, polar: Tensor) -> Tensor:
+    """Return the change of a matrix's ``polar`` factor (*, m, n) along a ``change`` of the ``matrix``.
+
+    Only the ``rank`` (*, 1) largest singular values count: those directions that are null stay so.
+    """
+    finite = polar.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+    wide = Precision.of(matrix).wide
+    D = change.to(wide)
+    U, s, Vh = torch.linalg.svd(torch.where(finite, matrix, 0).to(wide), full_matrices=False)
+    counts = torch.arange(s.shape[-1], device=s.device) < rank
+    U, Vh = U * counts[..., None, :], Vh * counts[..., None]
+    inverse = torch.where(counts, 1 / torch.where(counts, s, 1), 0)
+    sums = s[..., None] + s[..., None, :]
+    A = U.mT @ D @ Vh.mT
+    turned = U @ ((A - A.mT) / torch.where(sums == 0, 1, sums)) @ Vh
+    left = (D @ Vh.mT - U @ A) * inverse[..., None, :] @ Vh
+    right = U * inverse[..., None, :] @ (U.mT @ D - A @ Vh)
+    return torch.where(finite, turned + left + right, torch.nan).to(polar.dtype)

@@ -50,7 +50,7 @@ def mean_singular_value(embeddings: Tensor) -> Tensor:
         tensor(1.)
     """
     embeddings = _floating_matrix(embeddings)
-    norm: Tensor = nuclear_norm(embeddings)[0]
+    norm, _ = nuclear_norm(embeddings)
     return norm / embeddings.shape[1]
 
 
@@ -178,7 +178,7 @@ class SVMaxRegularizer(BaseRegularizer):
 
     def _of_one_process(self, embeddings: Tensor) -> Tensor:
         embeddings = self._normalized(_floating_matrix(embeddings))
-        norm, singular_values, _ = nuclear_norm(embeddings)
+        norm, singular_values = nuclear_norm(embeddings)
         return self._term(norm, torch.linalg.matrix_norm(embeddings), singular_values, embeddings.shape)
 
     def _normalized(self, embeddings: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ SIZES = ("144x128", "512x512", "1024x512", "4096x128", "512x2048")
 BATCHES: dict[str, Callable[[int, int], Tensor]] = {
     "spread": torch.randn,
     "around one point": lambda b, d: torch.randn(1, d) + 0.1 * torch.randn(b, d),
+    "close to one point": lambda b, d: torch.randn(1, d) + 0.01 * torch.randn(b, d),
     "16 a class": lambda b, d: torch.randn(b // 16, d).repeat_interleave(16, 0) + 0.3 * torch.randn(b, d),
 }
 
@@ -46,7 +47,7 @@ def polar_factor_of_plain_gram(embeddings: Tensor) -> Tensor:
 
 def polar_factor(embeddings: Tensor) -> Tensor:
     u, s, vt = torch.linalg.svd(embeddings.double(), full_matrices=False)
-    return u * (s > 10 * torch.finfo(torch.float32).eps * s[0]) @ vt
+    return u * (s > 1e-12 * s[0]) @ vt
 
 
 def relative_error(got: Tensor, expected: Tensor) -> float:

@@ -42,9 +42,9 @@ def test_value_and_gradient(found):
     ranks = found["svmax"]
     checked = 0
     for key, batch, _, settings in cases(len(ranks)):
-        tolerance = 1e-9 if batch.dtype == torch.float64 else 1e-5
-        if key[0].startswith("nearly collapsed"):  # its small directions are held to a part in sqrt(eps) of the large
-            tolerance *= 100
+        tolerance = 1e-5
+        if batch.dtype == torch.float64:  # the small directions are held to a part in sqrt(eps) of the large ones
+            tolerance = 1e-7 if key[0].startswith("nearly collapsed") else 1e-9
         assert_equal_to_one_process([rank[key] for rank in ranks], SVMaxRegularizer(**settings), batch, tolerance)
         checked += 1
     assert checked > 30

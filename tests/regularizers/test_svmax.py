@@ -43,69 +43,11 @@ def relative_error(got, expected):
     return ((got.double() - expected).norm() / expected.norm()).item()
 
 
-def spectrum(name, b, d):
-    """A batch of unit rows whose singular values behave as the name says."""
-    rows = torch.randn(b, d)
-    made = {
-        "spread": rows,
-        "around one point": torch.randn(1, d) + 0.1 * rows,
-        "close to one point": torch.randn(1, d) + 1e-3 * rows,
-        "clusters": torch.randn(4, d).repeat(b // 4 + 1, 1)[:b] + 0.03 * rows,
-        "decay": rows / torch.arange(1, d + 1),
-    }
-    return F.normalize(made[name])
-
-
-SPECTRA = ("spread", "around one point", "close to one point", "clusters", "decay")
 LINE = torch.tensor([0.3, -2.0, 0.7, 1.1])
 SIZES = ((40, 8), (24, 64), (72, 128), (33, 32))
 
 
 class TestMeanSingularValue:
-    @pytest.mark.parametrize("name", SPECTRA)
-    @pytest.mark.parametrize("size", SIZES)
-    def test_value_and_gradient_are_those_of_a_float64_svd(self, name, size):
-        embeddings = spectrum(name, *size)
-        value, gradient = value_and_gradient(mean_singular_value, embeddings)
-        expected, expected_gradient = value_and_gradient(
-            lambda e: torch.linalg.svdvals(e).sum() / size[1], embeddings.double()
-        )
-        assert relative_error(value, expected) < 1e-5
-        assert relative_error(gradient, expected_gradient) < (1e-5 if name == "spread" and size != (33, 32) else 2e-3)
-
-    @pytest.mark.parametrize("name", SPECTRA)
-    def test_float64_is_exact_to_its_own_precision(self, name):
-        embeddings = spectrum(name, 30, 12).double()
-        value, gradient = value_and_gradient(mean_singular_value, embeddings)
-        expected, expected_gradient = value_and_gradient(lambda e: torch.linalg.svdvals(e).sum() / 12, embeddings)
-        assert value.dtype == torch.float64
-        assert relative_error(value, expected) < 1e-12
-        assert relative_error(gradient, expected_gradient) < 1e-8
-
-    def test_small_singular_values_of_a_square_batch_keep_their_directions(self):
-        embeddings = F.normalize(torch.randn(256, 256))
-        _, gradient = value_and_gradient(mean_singular_value, embeddings)
-        u, _, vt = torch.linalg.svd(embeddings.double())
-        assert relative_error(gradient, u @ vt / 256) < 1e-3
-
-    @pytest.mark.parametrize("shape", [(5, 5), (7, 3), (3, 7)])
-    def test_gradcheck(self, shape):
-        assert torch.autograd.gradcheck(
-            mean_singular_value, torch.randn(shape, dtype=torch.float64, requires_grad=True)
-        )
-
-    def test_second_derivative_is_refused(self):
-        embeddings = torch.randn(5, 3, requires_grad=True)
-        (gradient,) = torch.autograd.grad(mean_singular_value(embeddings), embeddings, create_graph=True)
-        with pytest.raises(RuntimeError, match="no second derivative"):
-            gradient.square().sum().backward()
-
-    def test_null_directions_get_the_subgradient_of_least_norm(self):
-        left, right = torch.linalg.qr(torch.randn(9, 2))[0], torch.linalg.qr(torch.randn(6, 2))[0]
-        embeddings = left @ torch.diag(torch.tensor([3.0, 1.0])) @ right.T
-        _, gradient = value_and_gradient(mean_singular_value, embeddings)
-        torch.testing.assert_close(gradient, left @ right.T / 6, atol=1e-6, rtol=0)
-
     @pytest.mark.parametrize("scale", [1e-30, 1e-4, 1e4, 1e30])
     def test_scale_passes_through(self, scale):
         embeddings = torch.randn(12, 5)
@@ -186,7 +128,7 @@ class TestRegularizer:
         value, gradient = value_and_gradient(regularizer, embeddings)
         expected, expected_gradient = value_and_gradient(lambda e: formula(e, form, normalize), embeddings)
         assert relative_error(value, expected) < 1e-6
-        assert relative_error(gradient, expected_gradient.double()) < 1e-3
+        assert relative_error(gradient, expected_gradient.double()) < 1e-5
 
     @pytest.mark.parametrize("rows", [torch.ones(6, 4), torch.outer(LINE, LINE), torch.zeros(6, 4)])
     def test_collapsed_batch_is_e_and_gets_no_gradient(self, rows):

@@ -12,10 +12,11 @@ V, T, R = ValueError, TypeError, RuntimeError
 NAN, INF = float("nan"), float("inf")
 
 
-def second_derivative():
+def third_derivative():
     leaf = randn(4, 3).requires_grad_()
     (first,) = torch.autograd.grad(regularizers.mean_singular_value(leaf), leaf, create_graph=True)
-    first.sum().backward()
+    (second,) = torch.autograd.grad(first.sum(), leaf, create_graph=True)
+    second.sum().backward()
 
 
 REGULARIZER = [
@@ -37,10 +38,10 @@ REGULARIZER = [
     ("bounds of no rows", lambda _: regularizers.svmax_bounds(0, 3), V, "batch_size at least 1 got 0"),
     ("bounds of no columns", lambda _: regularizers.svmax_bounds(3, -1), V, "embedding_size at least 1 got -1"),
     (
-        "second derivative",
-        lambda _: second_derivative(),
+        "third derivative",
+        lambda _: third_derivative(),
         R,
-        "mean singular value second derivative svdvals",
+        "mean singular value third derivative svdvals",
     ),
 ]
 
