@@ -33,22 +33,24 @@ class SumAtOnce(torch.autograd.Function):
     """The sum, with its gradients for the inputs found in the forward pass."""
 
     @staticmethod
-    def forward(ctx: Any, term: Callable[..., Tensor], blocks: Callable[[], Iterable[Any]], *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, term: Callable[..., Tensor], blocks: Callable[[], Iterable[Any]], *inputs: Tensor) -> Any:
         """Add up the values, and the gradients of the inputs that need one."""
         ctx.term, ctx.blocks = term, blocks
         needed = ctx.needs_input_grad[2:]
         leaves = [one.detach().requires_grad_(need) for one, need in zip(inputs, needed, strict=True)]
         wanted = [leaf for leaf in leaves if leaf.requires_grad]
-        values, grads = [], [torch.zeros_like(leaf) for leaf in wanted]
+        grads = [torch.zeros_like(leaf) for leaf in wanted]
+        total: Any = None
         for block in blocks():
             with torch.set_grad_enabled(bool(wanted)):
                 value = term(block, *leaves)
             for grad, part in zip(grads, torch.autograd.grad(value, wanted) if wanted else (), strict=True):
                 grad.add_(part)
-            values.append(value.detach())
+            # in place: small results kept between the blocks' large ones would pin freed memory
+            total = value.detach().clone() if total is None else total.add_(value.detach())
         found = iter(grads)
         ctx.save_for_backward(*inputs, *(next(found) if need else None for need in needed))
-        return torch.stack(values).sum()
+        return total
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
