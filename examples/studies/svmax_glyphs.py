@@ -1,6 +1,6 @@
 """SVMax among 1,474 characters never seen: for which loss does it pay, at which weight, and can one tell beforehand?
 
-    python examples/studies/svmax_glyphs.py            # go on with the study: rows/svmax_glyphs.csv
+    python examples/studies/svmax_glyphs.py            # go on with the study: rows/svmax_glyphs*.csv
     python examples/studies/svmax_glyphs.py --quick    # a minute
 
 Half of the characters to train on and half to retrieve, drawn by the seed. ``test_resnet``, 64 dimensions, batches of
@@ -62,7 +62,12 @@ BY_RATE = [setting(loss, name, rate) for rate in (0.1, 1.0, 0.01) for loss in LO
 BY_WEIGHT = [setting(loss, weight=weight) for loss in LOSSES for weight in WEIGHTS if weight != WEIGHT[loss]]
 BY_RIVAL = [setting(loss, name, weight=w) for loss in RIVALS_LOSSES for name in RIVALS for w in RIVALS_WEIGHTS]
 LONGER = [setting(loss, name, steps=4 * STEPS) for loss in LOSSES for name in (NONE, SVMAX)]
-STUDIES = (Study("svmax_glyphs", BY_RATE + BY_WEIGHT + BY_RIVAL + LONGER, MEASURES, run),)
+STUDIES = (
+    Study("svmax_glyphs", BY_RATE, MEASURES, run),
+    Study("svmax_glyphs_long", LONGER, MEASURES, run),
+    Study("svmax_glyphs_weight", BY_WEIGHT, MEASURES, run),
+    Study("svmax_glyphs_rivals", BY_RIVAL, MEASURES, run),
+)
 
 if __name__ == "__main__":
     main(*STUDIES)
