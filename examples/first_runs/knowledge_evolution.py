@@ -1,0 +1,92 @@
+"""Knowledge Evolution: one training in generations gives a network and, within it, one of a quarter of its size."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn.functional as F
+from first_runs.runs import Advance, Part, Run
+from first_runs.seeding import set_seed
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor, nn
+
+from pml_extensions.evolution import KELS, KnowledgeEvolution
+
+SIZE, PER_CLASS, BATCH_SIZE = 16, 20, 50
+GENERATIONS = (30, 30, 30, 30, 180)  # steps: what follows the last reset needs time to anneal
+STEPS, LEARNING_RATE = sum(GENERATIONS), 0.1
+
+Images = tuple[Tensor, Tensor]
+
+
+def images(seed: int) -> tuple[Images, Images]:
+    """Return so many digits of each class to train on, and the others to test with."""
+    data = load_digits()
+    pixels = F.interpolate(torch.tensor(data.images / 8 - 1, dtype=torch.float32)[:, None], size=SIZE, mode="bilinear")
+    labels = torch.tensor(data.target)
+    parts = train_test_split(torch.arange(len(labels)), train_size=10 * PER_CLASS, stratify=labels, random_state=seed)
+    train, test = ((pixels[part], labels[part]) for part in parts)
+    return train, test
+
+
+def batches(data: Images, steps: int) -> Iterator[Images]:
+    """Draw batches, epoch by epoch."""
+    images, labels = data
+    epochs = -(-steps * BATCH_SIZE // len(labels))
+    order = torch.cat([torch.randperm(len(labels)) for _ in range(epochs)])
+    for batch in order[: steps * BATCH_SIZE].split(BATCH_SIZE):
+        yield images[batch], labels[batch]
+
+
+def train(model: nn.Module, data: Images, steps: int, advance: Advance) -> None:
+    """Train a classifier with a fresh optimiser and schedule."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=0.9, weight_decay=5e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    model.train()
+    for x, labels in batches(data, steps):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), labels, label_smoothing=0.1).backward()
+        optimizer.step()
+        schedule.step()
+        advance(1 / STEPS)
+
+
+@torch.no_grad()
+def measured(model: nn.Module, test: Images) -> dict[str, float]:
+    """Return the accuracy and the size of a classifier."""
+    accuracy = (model.eval()(test[0]).argmax(1) == test[1]).float().mean().item()
+    return {"accuracy, %": 100 * accuracy, "1000 parameters": sum(p.numel() for p in model.parameters()) / 1e3}
+
+
+def run(seeds: Sequence[int], folder: Path, advance: Advance) -> list[Run]:  # noqa: ARG001 (it draws nothing)
+    """Train in generations, and as many steps in one go: a network of the full size, and one of the slim size."""
+    split = KELS(0.5, example_input=torch.zeros(2, 1, SIZE, SIZE))
+    runs = []
+
+    def part(share: float) -> None:
+        advance(share / 3 / len(seeds))
+
+    for seed in seeds:
+        training, test = images(seed)
+        set_seed(seed)
+        long = timm.create_model("test_resnet", in_chans=1, num_classes=10)
+        evolving = copy.deepcopy(long)
+        evolution = KnowledgeEvolution(evolving, split, seed=seed)
+        alone = evolution.slim()
+        alone.init_weights()
+        train(long, training, STEPS, part)
+        train(alone, training, STEPS, part)
+        for generation in evolution.generations(len(GENERATIONS)):
+            train(evolving, training, GENERATIONS[generation.index], part)
+        slim = evolution.slim(batches(training, steps=20))
+        found = {"one training": long, "in generations": evolving, "its slim network": slim, "slim size alone": alone}
+        runs += [Run(method, seed, measured(model, test)) for method, model in found.items()]
+    return runs
+
+
+EVOLUTION = Part(
+    "evolution", f"Knowledge Evolution: digits, {PER_CLASS} training images a class, as many steps", 32, run
+)

@@ -1,0 +1,147 @@
+"""SVMax: retrieval among 1,474 characters never seen, after training on as many others, without and with the term."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from first_runs.runs import Advance, Part, Run
+from first_runs.seeding import set_seed
+from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
+from pytorch_metric_learning.distances import CosineSimilarity
+from pytorch_metric_learning.losses import NPairsLoss
+from pytorch_metric_learning.samplers import MPerClassSampler
+from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+from pytorch_metric_learning.utils.inference import CustomKNN
+from studies.glyphs import Glyphs, permutation
+from torch import Tensor, nn
+
+from pml_extensions.regularizers import SVMaxRegularizer, effective_rank
+
+WITHOUT, WITH = "N-pairs", "N-pairs + SVMax"
+LOSSES = {
+    WITHOUT: NPairsLoss,
+    WITH: lambda: NPairsLoss(embedding_regularizer=SVMaxRegularizer(), embedding_reg_weight=1.0),
+}
+EMBEDDING_SIZE = 64
+BATCH_SIZE, PER_CLASS = 144, 4
+STEPS, LEARNING_RATE = 120, 0.1
+QUERIES, NEIGHBOURS = 10, 5
+RIGHT = "#2a9d3a"
+
+
+def train(loss: nn.Module, data: Glyphs, seed: int, advance: Advance) -> tuple[nn.Module, Tensor]:
+    """Return a network trained with a metric loss, and the singular values of every batch's embeddings."""
+    set_seed(seed)
+    model = timm.create_model("test_resnet", in_chans=1, num_classes=EMBEDDING_SIZE).to(
+        memory_format=torch.channels_last
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=0.9)
+    sampler = MPerClassSampler(data.labels, PER_CLASS, BATCH_SIZE, length_before_new_iter=BATCH_SIZE * STEPS)
+    spectra = []
+    for batch in torch.tensor(list(sampler)).split(BATCH_SIZE):
+        embeddings = model(data.images[batch])
+        optimizer.zero_grad()
+        loss(embeddings, data.labels[batch]).backward()
+        optimizer.step()
+        spectra.append(torch.linalg.svdvals(F.normalize(embeddings.detach())))
+        advance(1 / STEPS)
+    return model, torch.stack(spectra)
+
+
+@torch.no_grad()
+def embed(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the unit-length embeddings of images."""
+    model.eval()
+    return F.normalize(torch.cat([model(chunk) for chunk in images.split(256)]))
+
+
+def retrieval(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return recall at 1 and MAP@R in percent, each image searched for among all the others."""
+    calculator = AccuracyCalculator(
+        include=("precision_at_1", "mean_average_precision_at_r"),
+        k="max_bin_count",
+        knn_func=CustomKNN(CosineSimilarity()),
+    )
+    accuracy = calculator.get_accuracy(embeddings, labels)
+    return {"R@1, %": 100 * accuracy["precision_at_1"], "MAP@R, %": 100 * accuracy["mean_average_precision_at_r"]}
+
+
+def run(seeds: Sequence[int], folder: Path, advance: Advance) -> list[Run]:
+    """Train without and with the term, measure on new characters, and draw what came out for the first seed."""
+    data = Glyphs.load().distinct()
+    runs, spectra, embedded = [], {}, {}
+    share = 1 / (len(LOSSES) * len(seeds))
+    for seed in seeds:
+        seen, unseen = data.halves(seed)
+        for method, make in LOSSES.items():
+            model, spectra[method, seed] = train(make(), seen, seed, lambda part: advance(part * share))
+            embeddings = embed(model, unseen.images)
+            measures = {**retrieval(embeddings, unseen.labels), "effective rank": effective_rank(embeddings).item()}
+            runs.append(Run(method, seed, measures))
+            if seed == seeds[0]:
+                embedded[method] = embeddings
+    save(spectra, folder / "singular_values.csv")
+    first = {method: spectra[method, seeds[0]] for method in LOSSES}
+    picture(first, embedded, data.halves(seeds[0])[1]).savefig(folder / "svmax.png", dpi=110)
+    return runs
+
+
+def save(spectra: dict[tuple[str, int], Tensor], path: Path) -> None:
+    """Write the singular values of every batch, the largest first."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["method", "seed", "iteration", *range(1, EMBEDDING_SIZE + 1)])
+        for (method, seed), values in spectra.items():
+            for iteration, row in enumerate(values.tolist(), start=1):
+                writer.writerow([method, seed, iteration, *(f"{value:.4g}" for value in row)])
+
+
+def picture(spectra: dict[str, Tensor], embedded: dict[str, Tensor], unseen: Glyphs) -> Figure:
+    """Draw the singular values of the batches, and the nearest images of some new characters, without and with."""
+    figure = Figure(figsize=(9, 8.2), layout="constrained")
+    rows = figure.add_gridspec(2, 1, height_ratios=(1, 2))
+    singular_values(rows[0], spectra)
+    many = (unseen.labels.bincount() > NEIGHBOURS)[unseen.labels].nonzero()[:, 0]
+    queries = many[permutation(len(many), seed=0)[:QUERIES]]
+    sides = rows[1].subgridspec(1, 2, wspace=0.08)
+    for side, (method, embeddings) in zip((sides[0, 0], sides[0, 1]), embedded.items(), strict=True):
+        axes = nearest(side, embeddings, unseen, queries)
+        axes[0, 0].set_title("new", fontsize="small")
+        axes[0, 3].set_title(f"nearest, {method}", fontsize="small")
+    return figure
+
+
+def singular_values(place: SubplotSpec, spectra: dict[str, Tensor]) -> None:
+    """Draw some singular values of every batch, a panel a method."""
+    axes = place.subgridspec(1, len(spectra)).subplots(sharey=True)
+    for axis, (method, values) in zip(axes, spectra.items(), strict=True):
+        for index in (0, 1, 2, 4, 8, 16, 32, EMBEDDING_SIZE - 1):
+            axis.semilogy(
+                values[:, index].numpy(), color=mpl.colormaps["viridis"](index / EMBEDDING_SIZE), label=index + 1
+            )
+        axis.set(title=method, xlabel="iteration", ylim=(0.005, 15))
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("singular value of a batch")
+    axes[-1].legend(title="largest = 1", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+
+
+def nearest(place: SubplotSpec, embeddings: Tensor, unseen: Glyphs, queries: Tensor) -> np.ndarray:
+    """Draw queries and their nearest images, those of the same character framed; return the axes."""
+    similar = (embeddings[queries] @ embeddings.T).scatter(1, queries[:, None], -2)
+    axes = place.subgridspec(QUERIES, NEIGHBOURS + 1, wspace=0.05, hspace=0.05).subplots()
+    for row, query, found in zip(axes, queries, similar.topk(NEIGHBOURS).indices, strict=True):
+        for axis, image in zip(row, [query, *found], strict=True):
+            axis.imshow(unseen.images[image, 0].numpy(), cmap="gray_r", vmin=-1, vmax=1)
+            axis.set(xticks=[], yticks=[])
+            right = image != query and unseen.labels[image] == unseen.labels[query]
+            axis.spines[:].set(color=RIGHT if right else "lightgrey", linewidth=2.5 if right else 0.5)
+    return axes
+
+
+SVMAX = Part("svmax", f"SVMax: retrieval of characters never seen, learning rate {LEARNING_RATE}", 55, run)
