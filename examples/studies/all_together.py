@@ -3,9 +3,10 @@
     python examples/studies/all_together.py            # go on with the study: rows/all_together*.csv
     python examples/studies/all_together.py --quick    # under a minute
 
-Few images of five classes to train on. Every method sees the same batches of P classes x K images and trains the same
-network for as many steps; measured are retrieval of five classes never seen, and accuracy on new images of the seen
-ones: by the classifier, where there is one, and by the nearest training image.
+Few images of each class to train on: 500 characters, or five classes of clothes or digits. Every method sees the same
+batches of P classes x K images and trains the same network for as many steps; measured are retrieval of as many classes
+never seen, and accuracy on new images of the seen ones: by the classifier, where there is one, and by the nearest
+training image. On characters a run takes about 30 s of one core, a seed 4 minutes.
 """
 
 from collections.abc import Iterable
@@ -16,13 +17,18 @@ from data import Images, zero_shot, zero_shot_digits
 from measures import accuracy, batches, neighbour_accuracy, retrieval
 from runner import Measures, Setting, Study, main
 from torch import Tensor, nn
+from two_head import BALANCED
+from two_head_glyphs import MANY
+from two_head_glyphs import images as characters
 
 from pml_extensions.evolution import KELS, KnowledgeEvolution
 from pml_extensions.losses import SemiHardTripletLoss, TwoHeadLoss
 from pml_extensions.models import TwoHead
 from pml_extensions.regularizers import SVMaxRegularizer
 
-GENERATIONS, STEPS, IMAGES = 3, 80, 40
+GENERATIONS, IMAGES = 3, 40
+GLYPHS = "characters"
+BATCHES = {GLYPHS: (4, 64, 200), "Fashion-MNIST": (8, 40, 80), "digits": (8, 40, 80)}  # K, P x K, steps a generation
 METHODS = {  # which parts a method has
     "cross-entropy": {"classifier"},
     "triplet, semi-hard": {"metric"},
@@ -36,7 +42,9 @@ MEASURES = ("R@1, new classes", "MAP@R, new classes", "accuracy, classifier", "a
 
 
 def images(name: str, seed: int) -> tuple[Images, Images, Images]:
-    """Return few training images of five classes, other images of these classes, and images of the other five."""
+    """Return few training images of some classes, other images of these classes, and images of as many others."""
+    if name == GLYPHS:
+        return characters({"number of classes": MANY, "classes": BALANCED}, seed)
     if name == "Fashion-MNIST":
         return zero_shot(seed, IMAGES, 200)
     return zero_shot_digits(seed, IMAGES)
@@ -84,9 +92,10 @@ def run(setting: Setting, seed: int, quick: bool) -> Measures:
     """Return the measures of one training."""
     parts = METHODS[setting["method"]]
     data, seen, unseen = images(setting["data"], seed)
-    model = TwoHead(timm.create_model("test_resnet", in_chans=1, num_classes=5), 64)
-    loss, steps = Loss(parts), 3 if quick else STEPS
-    training = batches(data, per_class=8, size=40, steps=GENERATIONS * steps)
+    model = TwoHead(timm.create_model("test_resnet", in_chans=1, num_classes=int(data.labels.max()) + 1), 64)
+    per_class, size, steps = BATCHES[setting["data"]]
+    loss, steps = Loss(parts), 3 if quick else steps
+    training = batches(data, per_class, size, GENERATIONS * steps)
     if "KE" in parts:
         evolution = KnowledgeEvolution(model, KELS(0.5, example_input=torch.zeros(2, 1, 28, 28)), seed=seed)
         for generation in evolution.generations(GENERATIONS):
@@ -103,7 +112,11 @@ def run(setting: Setting, seed: int, quick: bool) -> Measures:
 
 STUDIES = tuple(
     Study(name, [{"data": data, "method": method} for method in METHODS], MEASURES, run)
-    for name, data in (("all_together", "Fashion-MNIST"), ("all_together_digits", "digits"))
+    for name, data in (
+        ("all_together_glyphs", GLYPHS),
+        ("all_together", "Fashion-MNIST"),
+        ("all_together_digits", "digits"),
+    )
 )
 
 if __name__ == "__main__":

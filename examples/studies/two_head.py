@@ -42,11 +42,11 @@ def images(classes: str, seed: int) -> tuple[Images, Images]:
     return train.few(counts, seed).classes(order), test.few(200, seed).classes(order)
 
 
-def shuffled(data: Images, steps: int) -> list[Images]:
+def shuffled(data: Images, steps: int, size: int = BATCH) -> list[Images]:
     """Return batches of images drawn without regard to their classes."""
-    epochs = -(-steps * BATCH // len(data.labels))
+    epochs = -(-steps * size // len(data.labels))
     order = torch.cat([torch.randperm(len(data.labels)) for _ in range(epochs)])
-    return [data[chosen] for chosen in order[: steps * BATCH].split(BATCH)]
+    return [data[chosen] for chosen in order[: steps * size].split(size)]
 
 
 def train(model: TwoHead, training: list[Images], setting: Setting) -> float:
