@@ -6,12 +6,14 @@
 
 Controls train exactly as many epochs: one long training; generations whose weights are never reset (a fresh optimiser
 and schedule each, no more); and, beside the slim network that KELS holds, a network of the slim size trained alone.
-What a reset is worth is its distance from them.
+What a reset is worth is its distance from them. The slim network is measured as published (with the statistics that its
+batch norms had in the dense one), with these estimated anew on the training images, and then fine-tuned for one
+generation's epochs.
 """
 
 import argparse
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +28,8 @@ from torch.nn import functional as F
 
 from pml_extensions.evolution import KELS, WELS, KnowledgeEvolution, LaterLayers
 
-GENERATIONS = 5
+GENERATIONS, BATCH = 5, 50
+AS_PUBLISHED, ANEW, TUNED = ", slim, as published", ", slim, statistics anew", ", slim, then fine-tuned"
 METHODS: dict[str, Callable[[int], object] | None] = {  # how the weights are split; None trains on without a reset
     "restarts, no reset": None,
     "WELS 0.5": lambda seed: WELS(0.5, seed=seed),
@@ -94,17 +97,22 @@ def retrieval(seed: int) -> Task:
     return Task(64, images[train], labels[train], *digits(range(5, 10)), loss, recall_at_1, "R@1 on new classes, %")
 
 
+def batches(task: Task, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield an epoch of training images and labels."""
+    for chosen in torch.randperm(len(task.train_labels), generator=generator).split(BATCH):
+        yield task.train_images[chosen], task.train_labels[chosen]
+
+
 def train(model: nn.Module, task: Task, epochs: int, generator: torch.Generator) -> None:
     """Train with a fresh optimiser and a fresh schedule: any training loop would do."""
-    batch = 50
-    steps = epochs * (len(task.train_labels) // batch)
+    steps = epochs * (len(task.train_labels) // BATCH)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4, nesterov=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     model.train()
     for _ in range(epochs):
-        for chosen in torch.randperm(len(task.train_labels), generator=generator).split(batch):
+        for images, labels in batches(task, generator):
             optimizer.zero_grad()
-            task.loss(model(task.train_images[chosen]), task.train_labels[chosen]).backward()
+            task.loss(model(images), labels).backward()
             optimizer.step()
             schedule.step()
 
@@ -126,13 +134,18 @@ def evolve(task: Task, split: object | None, generations: int, epochs: int, seed
     """Return the score after each generation: of the network and, where the split has one, of its slim network."""
     model, generator = fresh(task, seed), torch.Generator().manual_seed(seed)
     evolution = KnowledgeEvolution(model, split, seed=seed) if split else None
-    dense, slim = [], []
+    scores: dict[str, list[float]] = {}
     for _ in evolution.generations(generations) if evolution else range(generations):
         train(model, task, epochs, generator)
-        dense.append(evaluate(model, task))
+        scores.setdefault("", []).append(evaluate(model, task))
         if isinstance(split, KELS):
-            slim.append(evaluate(evolution.slim(), task))
-    return {"": dense, ", slim": slim} if slim else {"": dense}
+            for name, data in ((AS_PUBLISHED, None), (ANEW, batches(task, torch.Generator().manual_seed(seed)))):
+                slim = evolution.slim(data)
+                scores.setdefault(name, []).append(evaluate(slim, task))
+    if isinstance(split, KELS):
+        train(slim, task, epochs, generator)
+        scores[TUNED] = [evaluate(slim, task)]
+    return scores
 
 
 def train_slim_alone(task: Task, split: KELS, epochs: int, seed: int) -> list[float]:
@@ -174,7 +187,7 @@ def main() -> None:
 
     print(f"{task.measure}: mean ± standard deviation over {len(seeds)} seeds, {epochs} epochs a generation")
     for name, runs in scores.items():
-        print(f"{name:>20}  " + "  ".join(map(mean_and_spread, zip(*runs, strict=True))))
+        print(f"{name:>30}  " + "  ".join(map(mean_and_spread, zip(*runs, strict=True))))
     if arguments.figure:
         draw(scores, task.measure, epochs).savefig(arguments.figure, dpi=120)
 
