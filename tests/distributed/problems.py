@@ -127,3 +127,25 @@ def pictures():
     """Batches of images with labels."""
     for step in range(3):
         yield randn(8, 3, 32, 32, seed=step), torch.arange(8) // 2
+
+
+class WithNorms(nn.Module):
+    """Norms with statistics over the batch, and an auxiliary one that evaluation does not reach."""
+
+    def __init__(self, norm=nn.BatchNorm2d):
+        super().__init__()
+        torch.manual_seed(7)
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 3), norm(6), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(6, 4, 3), norm(4))
+        self.auxiliary = norm(4)
+
+    def forward(self, x):
+        x = self.body(x)
+        return self.auxiliary(x) if self.training else x
+
+
+def shared_batches(world, counts):
+    """A list of batches for each process, of unlike sizes and offsets."""
+    return [
+        [3 * randn(4 + rank, 3, 8, 8, seed=10 * rank + step) + rank + step for step in range(counts[rank])]
+        for rank in range(world)
+    ]

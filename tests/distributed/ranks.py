@@ -2,6 +2,7 @@
 
 import os
 import sys
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ import torch.distributed as dist
 from problems import (
     FSDP2,
     RULES,
+    WithNorms,
     batches,
     cases,
     classifier,
@@ -19,6 +21,7 @@ from problems import (
     own,
     pictures,
     randn,
+    shared_batches,
     shares,
     silent_loss,
     steps,
@@ -31,7 +34,14 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
-from pml_extensions.evolution import KELS, WELS, KnowledgeEvolution, LayerDefault, Magnitude
+from pml_extensions.evolution import (
+    KELS,
+    WELS,
+    KnowledgeEvolution,
+    LayerDefault,
+    Magnitude,
+    reestimate_statistics,
+)
 from pml_extensions.losses import SemiHardTripletLoss, TwoHeadLoss
 from pml_extensions.miners import SemiHardMiner
 from pml_extensions.regularizers import SVMaxRegularizer
@@ -286,8 +296,79 @@ def magnitude_of_a_sharded_model(rank, world):
     return KnowledgeEvolution(fully_sharded(mlp()), Magnitude(0.3)).masks
 
 
-SHARDED = [failing_reset, training_goes_on, slim_of_a_sharded_model, refusals, magnitude_of_a_sharded_model]
+def statistics(rank, world):
+    """Statistics estimated anew by all processes: with as many batches each, with fewer, and with none in one."""
+    found = {}
+    for name, norm in (("batch", nn.BatchNorm2d), ("synchronised", nn.SyncBatchNorm)):
+        for share, counts in (("even", [3] * world), ("uneven", [3, 1, 2, 2][:world])):
+            model = WithNorms(norm)
+            reestimate_statistics(model, shared_batches(world, counts)[rank])
+            found[name, share] = model.state_dict()
+    model = WithNorms()
+    reestimate_statistics(model, shared_batches(world, [0, *[2] * (world - 1)])[rank])
+    found["batch", "empty"] = model.state_dict()
+    model = DistributedDataParallel(WithNorms(), find_unused_parameters=True)
+    reestimate_statistics(model, shared_batches(world, [3] * world)[rank])
+    found["batch", "wrapped"] = model.module.state_dict()
+    return found
+
+
+def failing_statistics(rank, world):
+    """Errors of one process or of all, and the statistics afterwards."""
+    good = shared_batches(world, [2] * world)[rank]
+
+    def broken():
+        yield good[0]
+        if rank == world - 1:
+            raise ArithmeticError("the disk is full")
+        yield good[1]
+
+    cases = {
+        "data": broken,
+        "no tensor": lambda: ["text"] if rank == 0 else good,
+        "not finite": lambda: [good[0] * float("nan")] if rank == 0 else good,
+        "no batch": list,
+        "another size": lambda: [good[0][:, :1]] if rank == 0 else good,
+    }
+    found = {}
+    for norm, name in product((nn.BatchNorm2d, nn.SyncBatchNorm), cases):
+        if norm is nn.SyncBatchNorm and name == "another size":  # it stops one process in the midst of a pass
+            continue
+        model = WithNorms(norm)
+        try:
+            reestimate_statistics(model, cases[name]())
+        except (ArithmeticError, TypeError, ValueError, RuntimeError) as error:
+            found[norm.__name__, name] = f"{type(error).__name__}: {error}", model.state_dict()
+    return found
+
+
+def slim_with_statistics(rank, world):
+    split = KELS(0.5, example_input=torch.zeros(2, 3, 8, 8))
+    return split.slim(WithNorms().body, shared_batches(world, [2] * world)[rank]).state_dict()
+
+
+def statistics_of_a_sharded_model(rank, world):
+    model = fully_sharded(nn.Sequential(nn.Linear(7, 9), nn.BatchNorm1d(9), nn.Linear(9, 3)))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.1)
+    reestimate_statistics(model, [randn(5, 7, seed=10 * rank + step) for step in range(2 + rank)])
+    return {name: tensor.clone() for name, tensor in model.named_buffers()}
+
+
+SHARDED = [
+    statistics_of_a_sharded_model,
+    failing_reset,
+    training_goes_on,
+    slim_of_a_sharded_model,
+    refusals,
+    magnitude_of_a_sharded_model,
+]
 CHECKS = [
+    statistics,
+    failing_statistics,
+    slim_with_statistics,
     two_head_training,
     resets,
     resets_of_computed_weights,
