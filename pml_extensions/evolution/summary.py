@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pml_extensions.evolution.latency import Latency, check_latency
 from pml_extensions.evolution.weights import find_weights
 
 __all__ = ["Row", "SlimSummary", "Summary", "summarize"]
@@ -32,7 +33,8 @@ class SlimSummary:
     """Dense against slim: parameters, operations of one input (torch's FLOP counter), and the widths that stayed whole.
 
     ``whole`` has one line for each hidden width that could not be narrowed: its size, the reason, the line of the
-    model's code.
+    model's code. ``norms`` counts the norms that gather statistics: in the slim network these are the dense network's
+    unless ``slim(data)`` estimates them anew. ``latency`` was measured if it was asked for.
     """
 
     dense_parameters: int
@@ -40,12 +42,20 @@ class SlimSummary:
     dense_operations: int
     slim_operations: int
     whole: tuple[str, ...] = ()
+    norms: int = 0
+    latency: Latency | None = None
 
     def __str__(self) -> str:
         lines = [
             f"parameters  dense {self.dense_parameters:,}  slim {self.slim_parameters:,}",
             f"operations  dense {self.dense_operations:,}  slim {self.slim_operations:,}",
         ]
+        if self.norms:
+            lines.append(
+                f"statistics  of {self.norms} norms are the dense network's unless slim(data) estimates them anew"
+            )
+        if self.latency:
+            lines.append(str(self.latency))
         return "\n".join([*lines, *(f"stays whole: {line}" for line in self.whole)])
 
 
@@ -79,8 +89,11 @@ class Summary:
         return table if self.slim is None else f"{table}\n{self.slim}"
 
 
-def summarize(model: nn.Module, split: Any, masks: Mapping[str, Tensor]) -> Summary:
+def summarize(model: nn.Module, split: Any, masks: Mapping[str, Tensor], latency: Any) -> Summary:
     """Return the rows of all parameters; the reasons are the split's, where it has ``reasons``, or the model's."""
+    inputs = check_latency(latency, getattr(split, "example_input", None))
+    if inputs and not hasattr(split, "compare"):
+        raise TypeError(f"latency needs a slim network to measure, and {split} has none; use KELS")
     reasons = dict(find_weights(model, getattr(split, "example_input", None)).reasons)
     if hasattr(split, "reasons"):
         reasons.update(split.reasons(model))
@@ -90,5 +103,5 @@ def summarize(model: nn.Module, split: Any, masks: Mapping[str, Tensor]) -> Summ
         fit = int(masks[name].sum()) if name in masks else size
         reason = "" if name in masks else reasons.get(name, "left out by the split")
         rows.append(Row(name, tuple(parameter.shape), fit, size - fit, reason))
-    slim = split.compare(model) if hasattr(split, "compare") else None
+    slim = split.compare(model, inputs) if hasattr(split, "compare") else None
     return Summary(tuple(rows), slim)

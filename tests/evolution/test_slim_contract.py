@@ -144,6 +144,24 @@ def test_slim_goes_to_onnx(name, tmp_path):
         torch.testing.assert_close(torch.from_numpy(out), slim(x), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.requires("torch>=2.5")
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])
+def test_statistics_anew_are_exported(name, tmp_path):
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    x = images(model, 4)
+    published, slim = KELS(0.5).slim(model), KELS(0.5).slim(model, [x + 1, (x - 1, 0)])
+    torch.onnx.export(slim, (x,), tmp_path / "slim.onnx", dynamo=True, verbose=False)
+    session = runtime.InferenceSession(tmp_path / "slim.onnx", providers=["CPUExecutionProvider"])
+    (out,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.export.export(slim, (x,)).module()(x), slim(x))
+        torch.testing.assert_close(torch.from_numpy(out), slim(x), rtol=1e-3, atol=1e-4)
+        assert (published(x) - slim(x)).abs().max() > 0.01 * slim(x).abs().max()
+
+
 TORCHVISION = {
     "resnet18": {}, "mobilenet_v3_small": {}, "shufflenet_v2_x0_5": {}, "squeezenet1_1": {},
     "vit_b_16": {"image_size": 64}, "densenet121": {}, "swin_t": {}, "convnext_tiny": {}, "regnet_y_400mf": {},

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pml_extensions.evolution import KELS, load_slim, save_slim
+from pml_extensions.evolution import KELS, load_slim, reestimate_statistics, save_slim
 
 KEY = "pml_extensions_slim"
 
@@ -57,6 +57,20 @@ def test_rate_multiple_input_channels_and_a_new_classifier(slim, path):
     save_slim(slim, str(path))
     assert load_slim(path)(x).shape == (2, 2)
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_statistics_anew_are_saved_and_a_loaded_model_can_estimate_them(path, tmp_path):
+    torch.manual_seed(0)
+    dense = timm.create_model("test_resnet", num_classes=5, in_chans=1)
+    data = list((torch.randn(12, 1, 64, 64) + 1).split(4))
+    slim = KELS(0.3, multiple=2).slim(dense, data).eval()
+    save_slim(slim, tmp_path / "anew.safetensors")
+    again, published = load_slim(tmp_path / "anew.safetensors"), load_slim(path)
+    assert torch.equal(again(data[0]), slim(data[0]))
+    assert not torch.equal(published(data[0]), slim(data[0]))
+    reestimate_statistics(published, data)
+    assert torch.equal(published(data[0]), slim(data[0]))
+    assert not any(module.training for module in published.modules())
 
 
 def test_half_precision_stays(slim, path):

@@ -50,6 +50,13 @@ def ruled(rule):
     return lambda w: KnowledgeEvolution(w.net, WELS(0.5), rule=rule).reset()
 
 
+def with_statistics(data, **settings):
+    """The slim network of one with a batch norm, from some data."""
+    net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    ke = KnowledgeEvolution(net, KELS(0.5, example_input=torch.zeros(2, 6)))
+    return lambda _: ke.slim(data, **settings)
+
+
 def quantised():
     layer = nn.Linear(2, 2)
     layer.__class__ = type("Linear", (nn.Linear,), {"__module__": "torch.ao.nn.quantized"})
@@ -172,6 +179,19 @@ EVOLUTION = [
         T,
         "slim KELS",
     ),
+    ("slim of images alone", with_statistics(torch.randn(4, 6)), T, "data DataLoader Tensor [images]"),
+    ("slim of a number", with_statistics(3), T, "data DataLoader int"),
+    ("slim of no batch", with_statistics([]), V, "data at least one batch none"),
+    ("slim of text", with_statistics(["text"]), T, "data tensor tuple list dict 0 str"),
+    ("slim of another size", with_statistics([torch.randn(4, 5)]), V, "data (N, 6) torch.float32 (4, 5)"),
+    ("slim of integers", with_statistics([torch.ones(4, 6).long()]), V, "data torch.float32 (4, 6) torch.int64"),
+    ("slim of one row", with_statistics([torch.randn(1, 6)]), V, "data more than one (1, 6)"),
+    ("slim of what is not finite", with_statistics([torch.full((4, 6), INF)]), V, "statistics '1' not finite"),
+    ("slim of no batches", with_statistics([torch.randn(4, 6)], batches=0), V, "batches at least 1 0"),
+    ("slim of part of a batch", with_statistics([torch.randn(4, 6)], batches=0.5), T, "batches int float"),
+    ("statistics of no model", lambda w: evolution.reestimate_statistics("resnet18", []), T, "model Module str"),
+    ("latency by name", lambda w: w.ke.summary(latency="cpu"), T, "latency tensor tuple str"),
+    ("latency of WELS", lambda w: w.ke.summary(latency=torch.randn(2, 6)), T, "latency slim WELS KELS"),
     ("start with a name", lambda w: w.ke.start("kaiming"), T, "rule callable str"),
     ("shrink above one", lambda _: evolution.ShrinkPerturb(1.5, 0.1), V, "shrink [0, 1] 1.5"),
     ("shrink not a number", lambda _: evolution.ShrinkPerturb(NAN, 0.1), V, "shrink nan"),

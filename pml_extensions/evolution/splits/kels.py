@@ -11,7 +11,8 @@ from pml_extensions._declared_input import ExampleInput, stand_in_inputs
 from pml_extensions._settings import check_integer, check_model, check_rate
 from pml_extensions._sharding import is_sharded
 from pml_extensions._slimming import Widths, analyse, cut, operations
-from pml_extensions._statistics import reestimate_statistics
+from pml_extensions._statistics import reestimate_statistics, statistics_of
+from pml_extensions.evolution.latency import measure
 from pml_extensions.evolution.slim_recipe import recipe
 from pml_extensions.evolution.summary import SlimSummary
 from pml_extensions.evolution.weights import find_weights
@@ -108,8 +109,11 @@ class KELS:
             reestimate_statistics(slim, data, batches=batches)
         return slim
 
-    def compare(self, model: nn.Module) -> SlimSummary:
-        """Return parameters and operations of ``model`` and of its slim network, and what stayed whole."""
+    def compare(self, model: nn.Module, latency: tuple[Tensor, ...] | None = None) -> SlimSummary:
+        """Return parameters and operations of ``model`` and of its slim network, and what stayed whole.
+
+        ``latency`` is an input to measure the time of a pass with.
+        """
         widths = self.widths(model)
         slim, inputs = cut(model, widths), widths.watched.inputs
         batch = max(1, inputs[0].shape[0] if inputs and inputs[0].ndim else 1)
@@ -119,6 +123,8 @@ class KELS:
             operations(model, inputs) // batch,
             operations(slim, inputs) // batch,
             tuple(f"{w.size} at {w.where}: {w.reason}" for w in widths.whole),
+            norms=sum(bool(statistics_of(module)) for module in slim.modules()),
+            latency=measure(model, slim, latency) if latency else None,
         )
 
 
