@@ -126,26 +126,47 @@ def head_figure(results: Results) -> Figure:
 
 
 def evolution_figure(results: Results, *settings: dict[str, object]) -> Figure:
-    """Draw by generation, of the settings that were run: the score beyond that of the control of the same size."""
+    """Draw by generation, of the settings that were run: the score beyond that of one long training."""
     settings = tuple(base for base in settings if results.values("dense 1", base))
-    figure, axes = panels(2 * len(settings), 4)
+    figure, axes = panels(len(settings), 4)
     generations = range(1, evolution.GENERATIONS + 1)
-    for base, panel in itertools.product(settings, (0, 1)):
-        axis = axes[2 * settings.index(base) + panel]
-        size, control, methods = (
-            ("dense", evolution.LONG, [evolution.RESTARTS, *evolution.SPLITS]),
-            ("slim", evolution.ALONE, ["KELS"]),
-        )[panel]
-        level = results.values(f"{size} {evolution.GENERATIONS}", {**base, "method": control})
+    for base, axis in zip(settings, axes, strict=True):
+        level = results.values(f"dense {evolution.GENERATIONS}", {**base, "method": evolution.LONG})
         grid = {
-            m: {g: beyond(results.values(f"{size} {g}", {**base, "method": m}), level) for g in generations}
-            for m in methods
+            m: {g: beyond(results.values(f"dense {g}", {**base, "method": m}), level) for g in generations}
+            for m in (evolution.RESTARTS, *evolution.SPLITS)
         }
         axis.axhline(0, color="grey", linewidth=1)
         lines(axis, grid)
-        axis.set(title=f"{base['regularization']}, {size}", xlabel="generation", xticks=list(generations))
-        axis.set_ylabel(f"points beyond {control}")
-        axis.legend(frameon=False, fontsize="x-small", loc=("upper left", "lower right")[panel])
+        axis.set(title=base["regularization"], xlabel="generation", xticks=list(generations))
+        axis.set_ylabel(f"points beyond {evolution.LONG}")
+        axis.legend(frameon=False, fontsize="x-small", loc="lower right")
+    return figure
+
+
+def slim_figure(results: Results, published: Results) -> Figure:
+    """Draw the score by generation: of the dense network, and of the slim one as published and with statistics anew."""
+    short = {"method": evolution.MORE_GENERATIONS}
+    settings: dict[str, tuple[Results, dict[str, object], int]] = {
+        "20 images a class": (results, {**PLAIN, "method": "KELS", "task": "classification", "images a class": 20}, 1),
+        "100 images a class": (results, {"method": "KELS", "images a class": 100}, 1),
+        "label smoothing, augmentation": (results, {**STRONG, "method": "KELS"}, 1),
+        "new classes, R@1": (results, {"method": "KELS", "task": "retrieval"}, 1),
+        "ten generations of half the length": (results, short, 2),
+        "digits, published script": (published, {}, 1),
+    }
+    figure, axes = panels(3, 3.4, 2.6, rows=2)
+    for axis, (title, (found, where, step)) in zip(axes, settings.items(), strict=True):
+        generations = range(1, evolution.GENERATIONS + 1)
+        labels = {"dense": "dense", "slim": "slim, as published", "anew": "slim, statistics anew"}
+        grid = {
+            label: {step * g: found.values(f"{size} {g}", where) for g in generations} for size, label in labels.items()
+        }
+        lines(axis, grid)
+        axis.set(title=title, xlabel="generation", ylim=(0, 100), xticks=[step * g for g in generations])
+    axes[0].set_ylabel("score, %")
+    axes[3].set_ylabel("score, %")
+    axes[0].legend(frameon=False, fontsize="x-small", loc="upper left")
     return figure
 
 
@@ -183,12 +204,14 @@ def figures(folder: Path) -> dict[str, Callable[[], Figure]]:
     """Return the figures by file name."""
     grid, weights = Results.load(folder, "svmax"), Results.load(folder, "svmax", "svmax_weight")
     few = Results.load(folder, "evolution", "evolution_strong")
+    slim = Results.load(folder, *(f"evolution{name}" for name in ("", "_strong", "_more_images", "_retrieval", "_why")))
     all_parts = Results.load(folder, "all_together", "all_together_digits")
     return {
         "svmax.png": lambda: svmax_figure(grid),
         "svmax_weight.png": lambda: weight_figure(weights),
         "two_head.png": lambda: head_figure(Results.load(folder, "two_head")),
         "knowledge_evolution.png": lambda: evolution_figure(few, PLAIN, STRONG),
+        "knowledge_evolution_slim.png": lambda: slim_figure(slim, Results.load(folder, "evolution_published")),
         "all_together.png": lambda: together_figure(all_parts),
         "l2_caf.png": lambda: map_figure(Results.load(folder, "l2_caf_photographs"), Results.load(folder, "l2_caf")),
     }

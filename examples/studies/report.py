@@ -5,7 +5,8 @@
 The pages' words are in examples/studies/pages. There, {{name}} stands for a table of tables.py,
 {{mean | file | measure | settings}} for a mean with its interval,
 {{change | file | measure | settings | control's settings}} for a paired difference, and {{verdict | ...}} for the same
-in words. Several files are joined by +. Settings are written a=b; c=d; a control has all those of the method that it
+in words; {{gap | file | measure | other measure | settings}} is the paired difference of two measures of the same
+runs. Several files are joined by +. Settings are written a=b; c=d; a control has all those of the method that it
 does not name itself.
 """
 
@@ -56,7 +57,14 @@ def verdict(results: Results, measure: str, where: str, control: str) -> str:
     return f"{'higher' if found.mean > 0 else 'lower'} ({found.text(sign=True)})"
 
 
-NUMBERS = {"mean": mean, "change": change, "verdict": verdict}
+def gap(results: Results, measure: str, other: str, where: str) -> str:
+    """Return the paired difference of two measures of the same runs, with its 95 % interval."""
+    chosen = settings(where)
+    found = difference(results.values(measure, chosen), results.values(other, chosen))
+    return found.text(sign=True) if found else MISSING
+
+
+NUMBERS = {"mean": mean, "change": change, "verdict": verdict, "gap": gap}
 
 
 def pages(folder: Path) -> dict[str, str]:

@@ -88,12 +88,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: its label, a measure, and further settings."""
+    """A column of a table: its label, a measure, further settings, and perhaps another measure of the same runs.
+
+    Differences are then from that one rather than from the row's control.
+    """
 
     label: str
     measure: str
     where: Mapping[str, Any]
     digits: int = 1
+    control: str = ""
 
 
 @dataclass
@@ -121,7 +125,9 @@ def cell(results: Results, row: Row, column: Column) -> Cell:
     if not values:
         return Cell(None, column.digits)
     change = None
-    if row.control is not None:
+    if column.control:
+        change = difference(values, results.values(column.control, {**row.where, **column.where}))
+    elif row.control is not None:
         change = difference(values, results.values(column.measure, {**column.where, **row.control}))
     return Cell(Estimate.of(list(values.values())), column.digits, change)
 

@@ -10,7 +10,7 @@ import svmax
 import two_head as heads
 from map_measures import FAITHFULNESS, LOCALISATION
 from maps import CLASSIFIER, EMBEDDER, GRAD_CAM, METHODS
-from results import Column, Results, Row, compared, table, tally
+from results import Column, Estimate, Results, Row, cell, compared, difference, table, tally
 
 PLAIN, STRONG = {"regularization": "plain"}, {"regularization": "strong"}
 
@@ -108,30 +108,80 @@ def evolution_rows(**base: object) -> list[Row]:
 
 
 def evolution_table(results: Results, title: str, **base: object) -> str:
-    """Return the last generation's score, full size and slim."""
+    """Return the last generation's score of the networks of full size."""
+    column = Column("score, %", f"dense {evolution.GENERATIONS}", {})
+    return table(results, title, evolution_rows(**base)[:-1], [column])
+
+
+def slim_columns() -> list[Column]:
+    """Return the last generation's scores: of the dense network, and of the slim ones beside it."""
     last = evolution.GENERATIONS
-    dense = evolution_rows(**base)[:-1]
-    slim = [
-        Row("the slim network of KELS", {**base, "method": "KELS"}, {**base, "method": evolution.ALONE}),
-        Row(evolution.ALONE, {**base, "method": evolution.ALONE}),
+    slim = {"slim": "slim, as published", "anew": "slim, statistics anew", "tuned": "slim, then fine-tuned"}
+    control = f"dense {last}"
+    columns = [Column(label, f"{size} {last}", {}, control=control) for size, label in slim.items()]
+    return [Column("dense", control, {}), *columns]
+
+
+def slim_table(results: Results) -> str:
+    """Return the slim network of KELS beside the dense one of the same run, in every setting on Fashion-MNIST."""
+    settings = {
+        "20 images a class": ("classification", 20, "plain", "KELS", 20),
+        "20, label smoothing and augmentation": ("classification", 20, "strong", "KELS", 20),
+        "100 images a class": ("classification", 100, "plain", "KELS", 8),
+        "R@1 of new classes": ("retrieval", 20, "plain", "KELS", 20),
+        "20, published start": ("classification", 20, "plain", evolution.PUBLISHED, 20),
+        "20, generations 3 times as long": ("classification", 20, "plain", evolution.LONGER, 60),
+        "20, ten generations of half the length": ("classification", 20, "plain", evolution.MORE_GENERATIONS, 10),
+    }
+    names = ("task", "images a class", "regularization", "method", "epochs a generation")
+    rows = [Row(label, dict(zip(names, values, strict=True))) for label, values in settings.items()]
+    return table(results, "score, %", rows, slim_columns())
+
+
+def alone_table(results: Results) -> str:
+    """Return the slim network as published, anew and fine-tuned, and a network of its size trained alone."""
+    names = ("task", "images a class", "regularization")
+    settings = {
+        "20 images a class": ("classification", 20, "plain"),
+        "20, label smoothing and augmentation": ("classification", 20, "strong"),
+        "100 images a class": ("classification", 100, "plain"),
+        "R@1 of new classes": ("retrieval", 20, "plain"),
+    }
+    lines = [
+        "| score, % | slim, statistics anew | slim, then fine-tuned | slim size, alone | fine-tuned beyond alone |",
+        "|---" * 5 + "|",
     ]
-    return "\n\n".join(
-        [
-            table(results, f"{title}, full size", dense, [Column("score, %", f"dense {last}", {})]),
-            table(results, f"{title}, slim size", slim, [Column("score, %", f"slim {last}", {})]),
-        ]
-    )
-
-
-def slim_why_table(results: Results) -> str:
-    """Return what else was tried for the slim network, compared with the published number of generations."""
-    base = {"regularization": "plain"}
-    rows = [Row("KELS", {**base, "method": "KELS"}), Row(evolution.ALONE, {**base, "method": evolution.ALONE})]
-    rows += [Row(m, {**base, "method": m}, {**base, "method": "KELS"}) for m in evolution.WHY]
     last = evolution.GENERATIONS
-    return table(
-        results, "score, %", rows, [Column("full size", f"dense {last}", {}), Column("slim", f"slim {last}", {})]
-    )
+    for label, values in settings.items():
+        where = dict(zip(names, values, strict=True))
+        anew, tuned = (results.values(f"{size} {last}", {**where, "method": "KELS"}) for size in ("anew", "tuned"))
+        alone = results.values(f"slim {last}", {**where, "method": evolution.ALONE})
+        if anew and alone:
+            cells = [Estimate.of([*values.values()]).text() for values in (anew, tuned, alone)]
+            change = difference(tuned, alone)
+            lines.append(f"| {label} | {' | '.join(cells)} | {change.text(sign=True) if change else ''} |")
+    return "\n".join(lines)
+
+
+def generations_table(results: Results, title: str) -> str:
+    """Return the scores by generation, of the slim network with the difference from the dense one."""
+    generations = range(1, evolution.GENERATIONS + 1)
+    lines = [f"| {title} | {' | '.join(map(str, generations))} |", "|---" * (1 + len(generations)) + "|"]
+    labels = {"dense": "dense", "slim": "slim, as published", "anew": "slim, statistics anew"}
+    for size, label in labels.items():
+        controls = {g: "" if size == "dense" else f"dense {g}" for g in generations}
+        columns = [Column("", f"{size} {g}", {}, control=controls[g]) for g in generations]
+        lines.append(f"| {label} | {' | '.join(str(cell(results, Row('', {}), column)) for column in columns)} |")
+    return "\n".join(lines)
+
+
+def batches_table(results: Results) -> str:
+    """Return the score by the number of batches that the statistics come from, beside that of the most batches."""
+    rows = [Row(f"{n} images a class", {"images a class": n}) for n in (20, 100)]
+    most = evolution.COUNTS[-1]
+    columns = [Column(name, name, {}) for name in ("dense", "as published")]
+    columns += [Column(str(n), f"batches: {n}", {}, control=f"batches: {most}") for n in evolution.COUNTS[:-1]]
+    return table(results, "score, %", rows, [*columns, Column(str(most), f"batches: {most}", {})])
 
 
 def together_table(results: Results, data: str) -> str:
@@ -165,7 +215,8 @@ def tables(folder: Path) -> dict[str, Callable[[], str]]:
     head, why = Results.load(folder, "two_head"), Results.load(folder, "two_head", "two_head_why")
     few = Results.load(folder, "evolution", "evolution_strong")
     new, more = (Results.load(folder, f"evolution_{name}") for name in ("retrieval", "more_images"))
-    cost = Results.load(folder, "slim_cost")
+    slim = Results.load(folder, *(f"evolution{name}" for name in ("", "_strong", "_more_images", "_retrieval", "_why")))
+    cost, published = Results.load(folder, "slim_cost"), Results.load(folder, "evolution_published")
     all_parts = Results.load(folder, "all_together", "all_together_digits")
     photographs, clutter = Results.load(folder, "l2_caf_photographs"), Results.load(folder, "l2_caf")
     return {
@@ -188,7 +239,11 @@ def tables(folder: Path) -> dict[str, Callable[[], str]]:
         "evolution strong": lambda: evolution_table(few, "20 images a class, strong", **STRONG),
         "evolution retrieval": lambda: evolution_table(new, "R@1, new classes", **PLAIN),
         "evolution more": lambda: evolution_table(more, "100 images a class", **PLAIN),
-        "evolution why": lambda: slim_why_table(Results.load(folder, "evolution", "evolution_why")),
+        "slim": lambda: slim_table(slim),
+        "slim alone": lambda: alone_table(slim),
+        "slim published": lambda: generations_table(published, "digits, accuracy in %"),
+        "slim published runs": lambda: published.provenance,
+        "slim batches": lambda: batches_table(Results.load(folder, "evolution_batches")),
         "slim cost": lambda: cost_table(cost),
         "together runs": lambda: all_parts.provenance,
         "together Fashion-MNIST": lambda: together_table(all_parts, "Fashion-MNIST"),
