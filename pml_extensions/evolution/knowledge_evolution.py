@@ -213,6 +213,14 @@ class KnowledgeEvolution:
             TypeError: if the split has no slim network (only that of ``KELS`` has), or ``data`` are no batches.
             TracingError: if no consistent slim network can be made; nothing is returned then.
             ValueError: if there is no batch, if the network cannot run one, or if statistics are not finite.
+
+        Examples:
+            >>> from pml_extensions.evolution import KELS
+            >>> model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+            >>> ke = KnowledgeEvolution(model, KELS(0.5, example_input=torch.zeros(2, 3)))
+            >>> slim = ke.slim([torch.randn(16, 3)])  # after the generations; your training loader
+            >>> slim[0]
+            Linear(in_features=3, out_features=4, bias=True)
         """
         make = getattr(self.split, "slim", None)
         if make is None:
