@@ -3,7 +3,7 @@
 from pml_extensions._slimming.analysis import Whole, Widths, analyse
 from pml_extensions._slimming.cutting import cut
 from pml_extensions._slimming.locations import TracingError
-from pml_extensions._slimming.tracing.copies import weightless
+from pml_extensions._slimming.tracing.copies import copy_with, weightless
 from pml_extensions._slimming.tracing.forward import operations, shapes_of_output, undisturbed
 from pml_extensions._slimming.tracing.operands import NOT_MULTIPLIED, operand_uses
 from pml_extensions._slimming.tracing.stand_ins import ShapesOnly, stand_in, tensors_in
@@ -15,6 +15,7 @@ __all__ = [
     "Whole",
     "Widths",
     "analyse",
+    "copy_with",
     "cut",
     "operand_uses",
     "operations",

@@ -13,7 +13,7 @@ from pml_extensions._sharding import is_sharded
 from pml_extensions._slimming import Widths, analyse, cut, operations
 from pml_extensions._statistics import reestimate_statistics, statistics_of
 from pml_extensions.evolution.latency import measure
-from pml_extensions.evolution.slim_recipe import recipe
+from pml_extensions.evolution.slim_files import mark
 from pml_extensions.evolution.summary import SlimSummary
 from pml_extensions.evolution.weights import find_weights
 
@@ -104,7 +104,7 @@ class KELS:
         """
         widths = self.widths(model)
         slim = cut(model, widths)
-        slim.slim_recipe = recipe(model, self.rate, self.multiple, widths.watched.inputs)
+        mark(slim, self.rate, self.multiple, widths.watched.inputs)
         if data is not None:
             reestimate_statistics(slim, data, batches=batches)
         return slim

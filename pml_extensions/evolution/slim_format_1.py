@@ -1,0 +1,49 @@
+"""Files of the first format: architecture, split and weights of a slim model, and no settings."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pml_extensions._slimming import analyse, cut, stand_in
+from pml_extensions.evolution.slim_making import make
+
+__all__ = ["load_format_1"]
+
+
+def load_format_1(metadata: Mapping[str, Any], state: Mapping[str, Tensor]) -> Any:
+    """Make the slim model again: a dense one by name, the same split, then the weights; in eval mode.
+
+    Raises:
+        ValueError: if that has other tensors.
+    """
+    warnings.warn(
+        "the file is of format 1, which holds no settings: where the saved model had others than timm's defaults "
+        "(act_layer, global_pool, drop_path_rate, ...), this one differs from it; check its answers, and save it again",
+        stacklevel=3,
+    )
+    dense = make(metadata["architecture"], metadata["arguments"])
+    with torch.random.fork_rng(devices=[]):
+        inputs = tuple(stand_in(shape, torch.float32) for shape in metadata["input_shapes"])
+        slim = cut(dense, analyse(dense, inputs, metadata["rate"], metadata["multiple"]))
+        if metadata["num_classes"] != metadata["arguments"].get("num_classes"):
+            slim.reset_classifier(metadata["num_classes"])
+    _check_shapes(slim, state)
+    for name, tensor in slim.state_dict(keep_vars=True).items():
+        tensor.data = state[name]
+    return slim.eval()
+
+
+def _check_shapes(slim: nn.Module, state: Mapping[str, Tensor]) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in slim.state_dict().items()}
+    got = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    differing = sorted(name for name in expected.keys() | got.keys() if expected.get(name) != got.get(name))
+    if differing:
+        name = differing[0]
+        raise ValueError(
+            f"making the slim model again gives {len(differing)} other tensors, the first {name!r}: expected "
+            f"{expected.get(name)}, got {got.get(name)}; was it saved with another version of timm or pml_extensions? "
+            "Load the file's tensors (safetensors.torch.load_file) into a slim model that you make as it was made"
+        )
