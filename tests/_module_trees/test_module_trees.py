@@ -13,8 +13,8 @@ from pml_extensions._module_trees import describe, difference, names_of, other_m
 from pml_extensions._module_trees.plain_values import NotPlainError, packed, unpacked
 
 VALUES = [
-    None, True, 3, 0.1, math.inf, -math.inf, "a", [], (1, (2, "b")), [1, [2]], {"a": 1, 2: (3,)}, {1, 2}, frozenset("a"),
-    torch.Size([2, 3]), torch.bfloat16,
+    None, True, 3, 0.1, math.inf, -math.inf, "a", [], (1, (2, "b")), [1, [2]], {"a": 1, 2: (3,)}, {1, 2},
+    frozenset("a"), torch.Size([2, 3]), torch.bfloat16,
 ]  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def test_a_model_of_the_same_modules_becomes_the_other(dtype):
     parameter = model[0].weight
     tree = json.loads(json.dumps(describe(other)))
     assert other_modules(describe(model), tree) is None
-    assert "0.in_features" not in (difference(describe(model), tree) or "")
+    assert difference(describe(model), tree) is not None
     restore(model, tree, tensors_of(other))
     assert difference(describe(model), tree) is None
     assert model[0].weight is parameter
