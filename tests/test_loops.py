@@ -15,8 +15,6 @@ from pml_extensions.regularizers import SVMaxRegularizer
 LOOPS = Path(__file__).parents[1] / "examples" / "loops"
 RECIPES = [path for path in sorted(LOOPS.glob("*.py")) if path.name != "digits.py"]
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true"),
 ]
 

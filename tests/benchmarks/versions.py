@@ -21,8 +21,9 @@ SHOWN = ("torch", "timm", "pytorch-metric-learning", "captum", "numpy", "tqdm", 
 def requirements(which: str) -> list[str]:
     """Return the dependencies as they stand, or pinned to the lowest version that is allowed."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needed, test = project["dependencies"], project["optional-dependencies"]["test"]
-    return [*(needed if which == "newest" else [name.replace(">=", "==") for name in needed]), *test, "torchvision"]
+    needed, extras = project["dependencies"], project["optional-dependencies"]
+    hosts = needed if which == "newest" else [name.replace(">=", "==") for name in needed]
+    return [*hosts, *extras["test"], *extras["loops"], "torchvision"]
 
 
 def environment(which: str, folder: Path) -> Path:

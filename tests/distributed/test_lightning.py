@@ -14,8 +14,6 @@ from pml_extensions.evolution import KELS
 
 HERE = Path(__file__).parent
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*exists and is not empty"),
 ]
 

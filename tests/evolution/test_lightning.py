@@ -25,8 +25,6 @@ from pml_extensions.evolution import KELS, WELS, KnowledgeEvolution, LaterLayers
 from pml_extensions.evolution.lightning import KnowledgeEvolutionCallback
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*your dataloader is not resumable"),
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
 ]
