@@ -23,7 +23,8 @@ def requirements(which: str) -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed, extras = project["dependencies"], project["optional-dependencies"]
     hosts = needed if which == "newest" else [name.replace(">=", "==") for name in needed]
-    return [*hosts, *extras["test"], *extras["loops"], "torchvision"]
+    others = [name for name in (*extras["test"], *extras["loops"]) if not name.startswith("pml_extensions[")]
+    return [*hosts, *others, "torchvision"]
 
 
 def environment(which: str, folder: Path) -> Path:
