@@ -53,6 +53,7 @@ def runs(model, shape):
         ("gcvit_xxtiny", {"img_size": 128}),
         ("gmixer_24_224", {"img_size": 128}),
         ("hiera_tiny_224", {"img_size": 128}),
+        ("efficientvit_m0", {"img_size": 128}),
         ("coat_tiny", {"img_size": 128}),
         ("pit_ti_224", {"in_chans": 1, "features_only": True}),
         ("tresnet_m", {"in_chans": 6}),

@@ -4,12 +4,14 @@ from pml_extensions._slimming.analysis import Whole, Widths, analyse
 from pml_extensions._slimming.cutting import cut
 from pml_extensions._slimming.locations import TracingError
 from pml_extensions._slimming.tracing.copies import copy_with, weightless
-from pml_extensions._slimming.tracing.forward import operations, shapes_of_output, undisturbed
-from pml_extensions._slimming.tracing.operands import NOT_MULTIPLIED, operand_uses
+from pml_extensions._slimming.tracing.forward import CountOperations, shapes_of_output, undisturbed, watch_operands
+from pml_extensions._slimming.tracing.operands import NOT_MULTIPLIED, Operands
 from pml_extensions._slimming.tracing.stand_ins import ShapesOnly, stand_in, tensors_in
 
 __all__ = [
     "NOT_MULTIPLIED",
+    "CountOperations",
+    "Operands",
     "ShapesOnly",
     "TracingError",
     "Whole",
@@ -17,11 +19,10 @@ __all__ = [
     "analyse",
     "copy_with",
     "cut",
-    "operand_uses",
-    "operations",
     "shapes_of_output",
     "stand_in",
     "tensors_in",
     "undisturbed",
+    "watch_operands",
     "weightless",
 ]

@@ -1,6 +1,7 @@
 """Cut a slim model: a deep copy of the same class with sliced tensors and corrected integers."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,10 +12,16 @@ from pml_extensions._slimming.locations import TracingError
 from pml_extensions._slimming.tracing.copies import copy_with
 from pml_extensions._slimming.tracing.forward import shapes_of_output
 from pml_extensions._slimming.tracing.module_integers import derived_integers, with_integers
+from pml_extensions._slimming.tracing.stand_ins import Observer
 
 
-def cut(model: nn.Module, widths: Widths) -> Any:
+def cut(model: nn.Module, widths: Widths, *observers: Observer) -> Any:
     """Return the slim copy of ``model``; the model is not touched and no tensor is shared.
+
+    Args:
+        model: the dense model.
+        widths: what is to stay of it.
+        observers: of the pass in eval mode in which the slim copy is tried; see ``ShapesOnly``.
 
     Raises:
         TracingError: if the slim copy does not run, or returns other shapes than the dense model.
@@ -37,18 +44,18 @@ def cut(model: nn.Module, widths: Widths) -> Any:
     for module in modules.values():
         module.__dict__.update(derived_integers(module))
     _set_default_scales(modules, widths)
-    _check(slim, widths)
+    _check(slim, widths, observers)
     return slim
 
 
-def _check(slim: nn.Module, widths: Widths) -> None:
+def _check(slim: nn.Module, widths: Widths, observers: Sequence[Observer]) -> None:
     """Run the slim model on stand-ins, in the modes that were watched, before anybody gets it."""
     watched = widths.watched
     for training, expected in ((False, watched.outputs), (True, watched.trained)):
         if expected is None:
             continue
         try:
-            shapes = shapes_of_output(slim, watched.inputs, training)
+            shapes = shapes_of_output(slim, watched.inputs, *(() if training else observers), training=training)
         except Exception as error:
             raise TracingError(
                 f"the slim network does not run, so none is returned: {type(error).__name__}: {error}"

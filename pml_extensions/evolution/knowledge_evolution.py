@@ -5,7 +5,7 @@ training loop stay the user's own; only the weights change, between generations.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,10 @@ from pml_extensions.evolution.checkpoint import Progress, pack, unpack
 from pml_extensions.evolution.checks import check_masks
 from pml_extensions.evolution.draws import draw, generator_for
 from pml_extensions.evolution.resetting import KaimingNormal, KaimingUniform, ResettingRule
+from pml_extensions.evolution.splits.protocols import Slimming, Split
 from pml_extensions.evolution.summary import Summary, summarize
 
 __all__ = ["Generation", "KnowledgeEvolution", "Split"]
-
-Split = Callable[[nn.Module], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -222,10 +221,9 @@ class KnowledgeEvolution:
             >>> slim[0]
             Linear(in_features=3, out_features=4, bias=True)
         """
-        make = getattr(self.split, "slim", None)
-        if make is None:
+        if not isinstance(self.split, Slimming):
             raise TypeError(f"{self.split} has no slim network: its fit-hypothesis is no narrower network; use KELS")
-        return make(self.model) if data is None else make(self.model, data, batches=batches)
+        return self.split.slim(self.model) if data is None else self.split.slim(self.model, data, batches=batches)
 
     def summary(self, *, latency: bool | Tensor | tuple[Tensor, ...] = False) -> Summary:
         """Return a table of all parameters: how many lie in each hypothesis, and why a parameter is not split.

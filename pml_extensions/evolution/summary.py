@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from pml_extensions.evolution.latency import Latency, check_latency
-from pml_extensions.evolution.weights import find_weights
+from pml_extensions.evolution.splits.protocols import Explaining, Narrowing, Split, WithExample
+from pml_extensions.evolution.weights import find_weights, weights_by_use
 
 __all__ = ["Row", "SlimSummary", "Summary", "summarize"]
 
@@ -89,19 +90,20 @@ class Summary:
         return table if self.slim is None else f"{table}\n{self.slim}"
 
 
-def summarize(model: nn.Module, split: Any, masks: Mapping[str, Tensor], latency: Any) -> Summary:
-    """Return the rows of all parameters; the reasons are the split's, where it has ``reasons``, or the model's."""
-    inputs = check_latency(latency, getattr(split, "example_input", None))
-    if inputs and not hasattr(split, "compare"):
+def summarize(model: nn.Module, split: Split, masks: Mapping[str, Tensor], latency: Any) -> Summary:
+    """Return the rows of all parameters; the reasons are the split's, where it has some, or the model's."""
+    example = split.example_input if isinstance(split, WithExample) else None
+    inputs = check_latency(latency, example)
+    if inputs and not isinstance(split, Narrowing):
         raise TypeError(f"latency needs a slim network to measure, and {split} has none; use KELS")
-    reasons = dict(find_weights(model, getattr(split, "example_input", None)).reasons)
-    if hasattr(split, "reasons"):
-        reasons.update(split.reasons(model))
+    widths = split.widths(model) if isinstance(split, Narrowing) else None
+    found = find_weights(model, example) if widths is None else weights_by_use(model, lambda: widths.watched.operands)
+    reasons = {**found.reasons, **(split.reasons(model) if isinstance(split, Explaining) else {})}
     rows = []
     for name, parameter in model.named_parameters():
         size = parameter.numel()
         fit = int(masks[name].sum()) if name in masks else size
         reason = "" if name in masks else reasons.get(name, "left out by the split")
         rows.append(Row(name, tuple(parameter.shape), fit, size - fit, reason))
-    slim = split.compare(model, inputs) if hasattr(split, "compare") else None
+    slim = split.compare(model, inputs, widths=widths) if isinstance(split, Narrowing) else None
     return Summary(tuple(rows), slim)

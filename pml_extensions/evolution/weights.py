@@ -5,17 +5,19 @@ code).
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from pml_extensions._declared_input import ExampleInput
+from pml_extensions._declared_input import ExampleInput, stand_in_inputs
 from pml_extensions._sharding import is_sharded
-from pml_extensions._slimming import NOT_MULTIPLIED, operand_uses
+from pml_extensions._slimming import NOT_MULTIPLIED, Operands, TracingError, watch_operands
 
-__all__ = ["ExampleInput", "FoundWeights", "find_weights"]
+__all__ = ["ExampleInput", "FoundWeights", "find_weights", "weights_by_use"]
+
+NO_INPUT = "use unknown: the model declares no input size, and the split was given no example_input"
 
 _WEIGHT_NAMES: dict[type[nn.Module], str] = {
     nn.modules.conv._ConvNd: "weight",  # noqa: SLF001 (the base of all convolutions, transposed ones included)
@@ -60,6 +62,14 @@ def find_weights(model: nn.Module, example_input: ExampleInput = None) -> FoundW
         >>> find_weights(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3))).reasons
         {'0.bias': 'bias, norm or scale', '1.weight': 'bias, norm or scale', '1.bias': 'bias, norm or scale'}
     """
+    return weights_by_use(model, lambda: _operands(model, example_input))
+
+
+def weights_by_use(model: nn.Module, look: Callable[[], Operands | str]) -> FoundWeights:
+    """Tell the weights of a model from its other parameters, asking only where the layers do not tell.
+
+    ``look`` returns how a forward pass uses the parameters, or why that is not known.
+    """
     parameters = dict(model.named_parameters())
     names = {id(parameter): name for name, parameter in parameters.items()}
     weights = {names[id(weight)] for layer in model.modules() for weight in _layer_weights(layer)}
@@ -78,13 +88,27 @@ def find_weights(model: nn.Module, example_input: ExampleInput = None) -> FoundW
             f"model must not be sharded yet: the use of {next(iter(unknown))!r} shows in a forward pass of a copy, "
             "and fully_shard forbids copies; make the KnowledgeEvolution, or its summary, before fully_shard"
         )
-    uses = operand_uses(model, unknown, [parameters[name] for name in weights], example_input)
-    weights |= {name for name, reason in uses.items() if reason is None}
-    reasons |= {name: reason for name, reason in uses.items() if reason is not None}
+    if unknown:
+        found = look()
+        uses = dict.fromkeys(unknown, found) if isinstance(found, str) else found.reasons(unknown, weights)
+        weights |= {name for name, reason in uses.items() if reason is None}
+        reasons |= {name: reason for name, reason in uses.items() if reason is not None}
     return FoundWeights(
         {name: parameter for name, parameter in parameters.items() if name in weights},
         {name: reasons.get(name, NOT_MULTIPLIED) for name in parameters if name not in weights},
     )
+
+
+def _operands(model: nn.Module, example_input: ExampleInput) -> Operands | str:
+    """Return how a forward pass uses the parameters of a model, or why that cannot be seen."""
+    try:
+        inputs = stand_in_inputs(model, example_input)
+    except TracingError:
+        return NO_INPUT
+    try:
+        return watch_operands(model, inputs)
+    except TracingError as error:
+        return f"use unknown: {next(iter(str(error).splitlines()))}"
 
 
 def _layer_weights(layer: nn.Module) -> Iterator[nn.Parameter]:

@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from pml_extensions._slimming.tracing.operands import NO_INPUT, NOT_MULTIPLIED, PLACES
+from pml_extensions._slimming.tracing.operands import NOT_MULTIPLIED, PLACES
 from pml_extensions.evolution import find_weights
+from pml_extensions.evolution.weights import NO_INPUT
 
 
 @pytest.mark.parametrize(
@@ -191,7 +192,8 @@ def test_a_use_that_is_not_known_is_no_weight_and_says_why():
             return x if x.sum().item() > 0 else -x
 
     reason = find_weights(Stubborn(), torch.randn(2, 7, 6)).reasons["weight_in_out"]
-    assert reason.startswith("use unknown: the forward pass failed: DataDependentOutputException")
+    assert reason.startswith("use unknown: the forward pass could not be traced in submodule ''")
+    assert reason.endswith("control flow that depends on data")
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -201,11 +203,11 @@ def test_a_model_of_another_precision_than_the_example(dtype):
 
 
 def test_the_model_is_neither_run_nor_changed():
-    class Counting(Bare):
-        calls = 0
+    ran = []
 
+    class Counting(Bare):
         def forward(self, x):
-            type(self).calls += 0 if isinstance(x, torch._subclasses.FakeTensor) else 1
+            ran.append(self)
             self.cache = x
             return super().forward(x)
 
@@ -213,7 +215,8 @@ def test_the_model_is_neither_run_nor_changed():
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     attributes = set(vars(model))
     find_weights(model, torch.randn(2, 7, 6))
-    assert Counting.calls == 0
+    assert ran
+    assert model not in ran
     assert model.training
     assert set(vars(model)) == attributes
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())

@@ -1,13 +1,13 @@
-"""Run a copy of the model once, on stand-ins, with its axes and integers watched."""
+"""Run a copy of the model on stand-ins: for its shapes alone, or with its axes, integers and operands watched."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
+from torch.utils.flop_counter import flop_registry
 
 from pml_extensions._slimming.algebra.axes import Axis
 from pml_extensions._slimming.algebra.integers import Attribute
@@ -15,7 +15,8 @@ from pml_extensions._slimming.locations import TracingError
 from pml_extensions._slimming.tracing.copies import held_tensors, weightless
 from pml_extensions._slimming.tracing.modes import WatchIntegers, WatchTensors
 from pml_extensions._slimming.tracing.module_integers import trace_attributes
-from pml_extensions._slimming.tracing.stand_ins import ShapesOnly, tensors_in
+from pml_extensions._slimming.tracing.operands import Operands
+from pml_extensions._slimming.tracing.stand_ins import Observer, ShapesOnly, tensors_in
 from pml_extensions._slimming.tracing.timm_contract import Contract, new_classifier
 from pml_extensions._slimming.tracing.trace import Trace
 
@@ -30,6 +31,8 @@ class Watched:
         weight_axes: the axes of the model's own weights, in order of use, with the line of code; the trace has those of
             a new classifier besides.
         tells: integers by which a timm model tells of its widths, with the axes they are about.
+        operands: how it used the parameters, in eval mode.
+        operations: the floating-point operations of that pass.
         inputs: the stand-ins that it was run with.
         outputs: the shapes that it returned.
         trained: those that it returned in train mode, or None where that uses no further parameter.
@@ -39,9 +42,24 @@ class Watched:
     axes: dict[str, list[Axis]]
     weight_axes: list[tuple[Axis, str]]
     tells: dict[Attribute, Axis]
+    operands: Operands
+    operations: int
     inputs: tuple[Any, ...]
     outputs: list[torch.Size]
     trained: list[torch.Size] | None = None
+
+
+class CountOperations:
+    """An observer that adds up floating-point operations, as torch's FLOP counter has them."""
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        """Add those of one operation."""
+        count = flop_registry.get(func.overloadpacket)
+        if count is not None:
+            self.total += count(*args, **kwargs, out_val=out)
 
 
 @contextmanager
@@ -60,49 +78,80 @@ def undisturbed() -> Iterator[None]:
 def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Watched:
     """Trace one forward pass of a copy of ``model``.
 
-    One more is traced in train mode where the first leaves parameters unused (auxiliary heads), and one with a new
-    classifier where the model can be given one.
+    One more is traced in train mode where the first leaves parameters unused (auxiliary heads), and a new classifier is
+    where the model can be given one: on the features of the first pass, or in a pass of its own.
     """
     lean = weightless(model)
     named = dict(held_tensors(lean))
-    trace = Trace()
-    tensors = WatchTensors(trace, tensors_in(inputs))
+    trace, counted = Trace(), CountOperations()
+    operands = Operands(trace, dict(lean.named_parameters()), tensors_in(inputs))
+    tensors = WatchTensors(trace, tensors_in(inputs), operands.observe, counted)
     trace_attributes(lean, trace.equations)
     contract = Contract(trace, lean)
-    for name, module in lean.named_modules():
-        module.register_forward_pre_hook(lambda *_, name=name: trace.enter(name))
-        module.register_forward_hook(lambda *_: trace.leave())
+    _listen(lean, trace)
     contract.listen()
     for tensor in tensors_in(inputs):
         trace.freeze(tensor, "an input of the network")
 
-    def forward() -> list[torch.Size]:
-        trace.modules.clear()
-        trace.add_parameters(lean.parameters())
+    def traced(run: Callable[[], Any]) -> list[torch.Size]:
         tensors.hide(lean.parameters())
+        trace.add_parameters(lean.parameters())
         with tensors, WatchIntegers(trace):
-            outputs = tensors_in(run_watched(trace, lean, inputs))
+            outputs = tensors_in(run())
         for tensor in outputs:
             trace.freeze(tensor, "an output of the network")
         return [tensor.shape for tensor in outputs]
 
+    def forward() -> Any:
+        return _run(lean, trace, inputs)
+
     with undisturbed():
-        shapes, trained = forward(), None
+        shapes, trained = traced(forward), None
+        tensors.observers.clear()  # what training alone uses is no weight
         if not all(map(trace.seen, lean.parameters())):
             with suppress(TracingError):  # a model may take targets, too, when it trains
                 lean.train()
-                trained = forward()
+                trained = traced(forward)
             lean.eval()
         with tensors, WatchIntegers(trace):
             contract.head()
         weight_axes = list(trace.weight_axes)
-        new_classifier(lean, trace, forward)
+        new_classifier(lean, trace, lambda: traced(contract.classify if contract.can_classify() else forward))
     axes = {name: trace.axes(tensor) for name, tensor in named.items() if trace.seen(tensor)}
-    return Watched(trace, axes, weight_axes, contract.tells, inputs, shapes, trained)
+    return Watched(trace, axes, weight_axes, contract.tells, operands, counted.total, inputs, shapes, trained)
 
 
-def run_watched(trace: Trace, model: nn.Module, inputs: tuple[Any, ...]) -> Any:
+def watch_operands(model: nn.Module, inputs: tuple[Tensor, ...]) -> Operands:
+    """Watch how one forward pass of a copy of ``model``, in eval mode, uses its parameters."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    inner = unwrapped(model)
+    lean, trace = weightless(inner), Trace()
+    parameters = {names[id(p)]: own for p, own in zip(inner.parameters(), lean.parameters(), strict=True)}
+    operands = Operands(trace, parameters, inputs)
+    trace.add_parameters(lean.parameters())
+    _listen(lean, trace)
+    with undisturbed(), WatchTensors(trace, [*inputs, *lean.parameters()], operands.observe):
+        _run(lean, trace, inputs)
+    return operands
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside torch's parallel and compiling wrappers."""
+    parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    inner = getattr(model, "module" if parallel else "_orig_mod", None)
+    return model if inner is None else unwrapped(inner)
+
+
+def _listen(model: nn.Module, trace: Trace) -> None:
+    """Let the modules of a copy note when they begin and end."""
+    for name, module in model.named_modules():
+        module.register_forward_pre_hook(lambda *_, name=name: trace.enter(name))
+        module.register_forward_hook(lambda *_: trace.leave())
+
+
+def _run(model: nn.Module, trace: Trace, inputs: tuple[Any, ...]) -> Any:
     """Run the model; an error of its own becomes one that names the operation and the submodule."""
+    trace.modules.clear()
     try:
         return model(*inputs)
     except Exception as error:
@@ -112,17 +161,10 @@ def run_watched(trace: Trace, model: nn.Module, inputs: tuple[Any, ...]) -> Any:
         ) from error
 
 
-def shapes_of_output(model: nn.Module, inputs: tuple[Any, ...], training: bool = False) -> list[torch.Size]:
+def shapes_of_output(
+    model: nn.Module, inputs: tuple[Any, ...], *observers: Observer, training: bool = False
+) -> list[torch.Size]:
     """Return the shapes of what ``model`` returns for ``inputs``, without computing values."""
     lean = weightless(model).train(training)
-    with undisturbed(), ShapesOnly([*tensors_in(inputs), *lean.parameters()]):
+    with undisturbed(), ShapesOnly([*tensors_in(inputs), *lean.parameters()], *observers):
         return [tensor.shape for tensor in tensors_in(lean(*inputs))]
-
-
-def operations(model: nn.Module, inputs: tuple[Any, ...]) -> int:
-    """Return the floating-point operations of one forward pass, as torch's FLOP counter has them."""
-    lean = weightless(model)
-    counter = FlopCounterMode(display=False)
-    with undisturbed(), ShapesOnly([*tensors_in(inputs), *lean.parameters()]), counter:
-        lean(*inputs)
-    return counter.get_total_flops()

@@ -1,6 +1,6 @@
 """Watch a forward pass: the operations on its tensors, and the shapes that its code reads and the sizes it asks for."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from pml_extensions._slimming.locations import TracingError
 from pml_extensions._slimming.tracing import value_rules, view_rules  # noqa: F401  # view_rules enters its rules
 from pml_extensions._slimming.tracing.calls import RULES, Call
 from pml_extensions._slimming.tracing.size_rules import FREE, USES, Use
-from pml_extensions._slimming.tracing.stand_ins import ShapesOnly, tensors_in
+from pml_extensions._slimming.tracing.stand_ins import Observer, ShapesOnly, tensors_in
 from pml_extensions._slimming.tracing.trace import Trace
 
 aten = torch.ops.aten
@@ -27,17 +27,23 @@ class WatchTensors(ShapesOnly):  # type: ignore[no-untyped-call]  # torch is unt
     Args:
         trace: what to write them down in.
         unknown: see ``ShapesOnly``.
+        observers: likewise; they find the axes written down.
     """
 
-    def __init__(self, trace: Trace, unknown: Iterable[Tensor]) -> None:
-        super().__init__(unknown)
+    def __init__(self, trace: Trace, unknown: Iterable[Tensor], *observers: Observer) -> None:
+        super().__init__(unknown, *observers)
         self._trace = trace
 
     def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        """Give the results of an operation their axes."""
+        """Give the results of an operation their axes, and show it to the observers."""
         results = out if isinstance(out, (tuple, list)) else [out]
-        if not any(isinstance(t, Tensor) for t in results):
-            return
+        if any(isinstance(t, Tensor) for t in results):
+            self._give_axes(func, args, kwargs, out, results)
+            super().observe(func, args, kwargs, out)
+
+    def _give_axes(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, results: Sequence[Any]
+    ) -> None:
         operands = tensors_in((args, kwargs))
         packet = func.overloadpacket
         call = Call.of(self._trace, func, args, kwargs, out)

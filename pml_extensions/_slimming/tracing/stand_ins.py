@@ -5,8 +5,8 @@ on a stand-in give stand-ins again, their shapes from the meta kernels; what dep
 masks, window indices) is computed as ever. So the largest network is traced in the time that its Python code takes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pml_extensions._slimming.locations import TracingError
+
+Observer: TypeAlias = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]
 
 aten = torch.ops.aten
 
@@ -57,10 +59,12 @@ class ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch i
     Args:
         unknown: the tensors whose values are not to be looked at: inputs and parameters. Those on the meta device have
             none.
+        observers: called with every operation that has run, its arguments and keyword arguments, and its result.
     """
 
-    def __init__(self, unknown: Iterable[Tensor]) -> None:
+    def __init__(self, unknown: Iterable[Tensor], *observers: Observer) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch is untyped there
+        self.observers = list(observers)
         self._unknown = WeakTensorKeyDictionary()
         self.hide(unknown)
 
@@ -78,7 +82,9 @@ class ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch i
         return out
 
     def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        """Look at one operation that has run; nothing to do here."""
+        """Show one operation that has run to the observers."""
+        for observer in self.observers:
+            observer(func, args, kwargs, out)
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         packet = func.overloadpacket

@@ -49,15 +49,23 @@ class Contract:
         return noted
 
     def head(self) -> None:
-        """Run the head up to its logits, for the width that it hands to the classifier."""
-        head = getattr(self.model, "forward_head", None)
-        if head is None or self.features is None:
+        """Run the head without its classifier, for the width that it hands over to that."""
+        if not self.can_classify():
             return
         equations = len(self.trace.equations)
         try:
-            self._tell_root(("head_hidden_size", "num_features"), head(self.features, pre_logits=True))
+            pooled = self.model.forward_head(self.features, pre_logits=True)  # type: ignore[operator]
+            self._tell_root(("head_hidden_size", "num_features"), pooled)
         except Exception:  # noqa: BLE001  # a model that cannot do it when dense need not when slim
             del self.trace.equations[equations:]
+
+    def can_classify(self) -> bool:
+        """Tell whether the head can be run by itself: on features that the forward pass is known to have made."""
+        return self.features is not None and hasattr(self.model, "forward_head")
+
+    def classify(self) -> Any:
+        """Run the head up to its logits."""
+        return self.model.forward_head(self.features)  # type: ignore[operator]
 
     def _tell_root(self, names: tuple[str, ...], out: Any) -> None:
         for name in names:

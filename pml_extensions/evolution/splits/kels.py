@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from pml_extensions._declared_input import ExampleInput, stand_in_inputs
 from pml_extensions._settings import check_integer, check_model, check_rate
 from pml_extensions._sharding import is_sharded
-from pml_extensions._slimming import Widths, analyse, cut, operations
+from pml_extensions._slimming import CountOperations, Widths, analyse, cut
 from pml_extensions._statistics import reestimate_statistics, statistics_of
 from pml_extensions.evolution.latency import measure
 from pml_extensions.evolution.slim_files import mark
 from pml_extensions.evolution.summary import SlimSummary
-from pml_extensions.evolution.weights import find_weights
+from pml_extensions.evolution.weights import weights_by_use
 
 __all__ = ["KELS"]
 
@@ -71,7 +71,7 @@ class KELS:
 
     def masks(self, model: nn.Module, widths: Widths) -> dict[str, Tensor]:
         """Return the masks that belong to widths found before."""
-        weights = find_weights(model, self.example_input).weights
+        weights = weights_by_use(model, lambda: widths.watched.operands).weights
         return {name: _mask(weight, widths, name) for name, weight in weights.items()}
 
     def widths(self, model: nn.Module) -> Widths:
@@ -109,19 +109,22 @@ class KELS:
             reestimate_statistics(slim, data, batches=batches)
         return slim
 
-    def compare(self, model: nn.Module, latency: tuple[Tensor, ...] | None = None) -> SlimSummary:
+    def compare(
+        self, model: nn.Module, latency: tuple[Tensor, ...] | None = None, *, widths: Widths | None = None
+    ) -> SlimSummary:
         """Return parameters and operations of ``model`` and of its slim network, and what stayed whole.
 
-        ``latency`` is an input to measure the time of a pass with.
+        ``latency`` is an input to measure the time of a pass with; ``widths`` are those of the very model, if known.
         """
-        widths = self.widths(model)
-        slim, inputs = cut(model, widths), widths.watched.inputs
+        widths = widths or self.widths(model)
+        counted, inputs = CountOperations(), widths.watched.inputs
+        slim = cut(model, widths, counted)
         batch = max(1, inputs[0].shape[0] if inputs and inputs[0].ndim else 1)
         return SlimSummary(
             sum(p.numel() for p in model.parameters()),
             sum(p.numel() for p in slim.parameters()),
-            operations(model, inputs) // batch,
-            operations(slim, inputs) // batch,
+            widths.watched.operations // batch,
+            counted.total // batch,
             tuple(f"{w.size} at {w.where}: {w.reason}" for w in widths.whole),
             norms=sum(bool(statistics_of(module)) for module in slim.modules()),
             latency=measure(model, slim, latency) if latency else None,
