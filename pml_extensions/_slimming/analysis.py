@@ -128,10 +128,8 @@ def _choose(axis: Axis, rate: float, step: int, chosen: dict[Leaf, int], counts:
             leaf = product[0]
             if leaf not in chosen and _can_shrink(leaf, counts):
                 chosen[leaf] = rounded(leaf.size, rate, step)
-        elif len(product) > 1:
-            _choose_factor(product, rate, step, chosen, counts) if not any(
-                leaf in chosen for leaf in leaves(product)
-            ) else None
+        elif len(product) > 1 and chosen.keys().isdisjoint(leaves(product)):
+            _choose_factor(product, rate, step, chosen, counts)
 
 
 def _can_shrink(leaf: Leaf, counts: set[Leaf]) -> bool:
