@@ -13,7 +13,7 @@ import torch
 from timm.models._registry import _model_to_module
 from torch import nn
 
-import pml_extensions.evolution
+import pml_extensions
 from pml_extensions._slimming import analysis, cutting
 from pml_extensions._slimming.solving.solver import Solution
 from pml_extensions.evolution import KELS, WELS, KnowledgeEvolution, TracingError
@@ -169,8 +169,12 @@ def test_a_slim_network_that_would_not_run_is_not_handed_out(monkeypatch):
 def test_no_architecture_of_timm_is_known_by_name():
     classes = {n for where in (timm.layers, timm.models) for n, c in vars(where).items() if inspect.isclass(c)}
     names = (set(timm.list_models()) | set(_model_to_module.values()) | classes) - set(dir(nn)) - set(dir(torch))
-    folder = Path(pml_extensions.evolution.__file__).parent
-    for path in folder.rglob("*.py"):
+    package = Path(pml_extensions.__file__).parent
+    for path in (
+        package / "_declared_input.py",
+        *(package / "_slimming").rglob("*.py"),
+        *(package / "evolution").rglob("*.py"),
+    ):
         assert not names & words(ast.parse(path.read_text())), path
 
 
