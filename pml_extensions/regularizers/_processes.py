@@ -15,7 +15,7 @@ from pytorch_metric_learning.utils import distributed as host
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pml_extensions.regularizers._spectrum import safe_scale, singular_values_and_polar_factor
+from pml_extensions._spectrum import safe_scale, singular_values_and_polar_factor
 
 
 class SharedRows:

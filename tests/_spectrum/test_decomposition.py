@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pml_extensions.regularizers import _spectrum, effective_rank, mean_singular_value
+from pml_extensions._spectrum import decomposition
+from pml_extensions.regularizers import effective_rank, mean_singular_value
 
 
 def point(d):
@@ -97,8 +98,8 @@ def test_double_precision_is_right_to_eight_digits(name, size):
 @pytest.mark.parametrize("size", SIZES)
 def test_without_double_precision_it_is_that_of_a_single_precision_svd(name, size, monkeypatch):
     """As on Apple's GPUs: the directions that are not trusted are split off in single precision."""
-    single = _spectrum.Precision(torch.float32, torch.float32)
-    monkeypatch.setattr(_spectrum.Precision, "of", lambda _: single)
+    single = decomposition.Precision(torch.float32, torch.float32)
+    monkeypatch.setattr(decomposition.Precision, "of", lambda _: single)
     embeddings = F.normalize(BATCHES[name](*size))
     value, gradient = value_and_gradient(embeddings)
     expected, expected_gradient = by_svd(embeddings, null := single.null)
@@ -154,9 +155,9 @@ def test_rounding_of_a_collapsed_batch_is_no_direction(shape):
 def test_a_stack_of_matrices_is_decomposed_one_by_one():
     stack = torch.randn(2, 3, 6, 4)
     stack[1, 2, 0, 0] = torch.nan
-    values, polar = _spectrum.spectrum(stack)
+    values, polar = decomposition.spectrum(stack)
     for i, j in ((0, 0), (1, 1), (1, 2)):
-        for all_of_them, one in zip((values, polar), _spectrum.spectrum(stack[i, j]), strict=True):
+        for all_of_them, one in zip((values, polar), decomposition.spectrum(stack[i, j]), strict=True):
             torch.testing.assert_close(all_of_them[i, j], one, rtol=0, atol=0, equal_nan=True)
     assert values.isnan().sum() == 4
     torch.library.opcheck(torch.ops.pml_extensions.spectrum.default, (torch.randn(2, 5, 3),))

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
 
-from pml_extensions.regularizers._spectrum import Precision, spectrum
+from pml_extensions._spectrum.decomposition import Precision, spectrum
 
 NO_THIRD_DERIVATIVE = (
     "the mean singular value has no third derivative here: take "
