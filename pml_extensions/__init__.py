@@ -8,7 +8,7 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-__all__ = ["attr", "evolution", "losses", "miners", "models", "regularizers", "trainers"]
+__all__ = ["attr", "evolution", "losses", "miners", "models", "monitors", "regularizers", "trainers"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -13,6 +13,7 @@ HOSTS_OF = {
     "pml_extensions.losses": {"torch", "pytorch_metric_learning"},
     "pml_extensions.miners": {"torch", "pytorch_metric_learning"},
     "pml_extensions.models": {"torch"},
+    "pml_extensions.monitors": {"torch"},
     "pml_extensions.trainers": {"torch", "pytorch_metric_learning"},
     "pml_extensions": set(),
     "pml_extensions.evolution": {"torch"},

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map_only
 
-from pml_extensions import attr, evolution, losses, miners, models, regularizers, trainers
+from pml_extensions import attr, evolution, losses, miners, models, monitors, regularizers, trainers
 from pml_extensions.evolution import Owner
 
-SUBPACKAGES = (attr, evolution, losses, miners, models, regularizers, trainers)
+SUBPACKAGES = (attr, evolution, losses, miners, models, monitors, regularizers, trainers)
 NO_OBJECTS = {
     "Filter",
     "Layout",
@@ -143,6 +143,11 @@ def two_head_loss(loss, rows=8, dtype=torch.float32):
 def views(loss, rows=8, dtype=torch.float32):
     leaf = randn(rows, 5, dtype=dtype).requires_grad_()
     return with_gradient(loss(leaf, randn(rows, 5, seed=1, dtype=dtype)), leaf)
+
+
+def monitored(monitor, rows=8, dtype=torch.float32):
+    monitor.update(randn(rows, 4, dtype=dtype))
+    return monitor.compute()
 
 
 def regularizer(term, rows=8, dtype=torch.float32):
@@ -290,6 +295,11 @@ CASES = {
     ),
     "SemiHardMiner": Case(
         lambda: miners.SemiHardMiner(fallback=None, block_size=4), mine, fields(fallback=None, block_size=4), mine
+    ),
+    "CollapseMonitor": Case(
+        lambda: monitors.CollapseMonitor(window=8, fall=0.25),
+        monitored,
+        fields(window=8, fall=0.25, normalize_embeddings=True),
     ),
     "TwoHead": Case(
         seeded(lambda: models.TwoHead(timm.create_model("test_resnet", num_classes=3), 4)),
