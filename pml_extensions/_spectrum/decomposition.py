@@ -4,7 +4,7 @@ A Gram matrix squares the condition number: computed with the rounding error eps
 eps * w_max / w. The directions for which that is too much are split off, and what the matrix is along them, now of a
 smaller norm, is decomposed in the same way, in double precision. So a batch that is well spread pays for one
 eigenproblem in its own precision and a small one for the few directions that it hardly uses; a batch that is nearly
-collapsed, which a look at its Gram matrix shows, is treated in double precision from the start.
+collapsed, which a look at some of its rows shows, is treated in double precision from the start.
 """
 
 import math
@@ -18,8 +18,11 @@ from torch import Tensor
 ACCURACY = {torch.float32: 1e-5, torch.float64: 1.5e-8}
 """The relative error up to which an eigenvalue is trusted, by the precision of the matrix."""
 
-CONCENTRATED = 0.25
-"""A matrix whose norm lies in less than this share of its directions is decomposed in double precision at once."""
+CROWDED = 0.25
+"""A matrix that lies mainly in less than this share of its directions is decomposed in double precision at once."""
+
+SAMPLE = 64
+"""So many rows, or up to twice as many, tell whether a matrix is crowded."""
 
 SQUARES_SAFELY = (1e-8, 1e8)
 """A matrix whose largest entry lies between is squared as it is; any other is scaled first."""
@@ -89,10 +92,9 @@ def singular_values_and_polar_factor(
 
 def _decompose(part: Tensor, precision: Precision, among: Holders, null: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return both for a ``part`` of a matrix whose singular values count as zero up to ``null``."""
-    gram = among.total(part.mT @ part)
-    if part.dtype != precision.wide and among.agree(int(is_concentrated(gram)), gram):
+    if part.dtype != precision.wide and among.agree(int(is_crowded(part)), part):
         part = part.to(precision.wide)
-        gram = among.total(part.mT @ part)
+    gram = among.total(part.mT @ part)
     eigenvalues, vectors = torch.linalg.eigh(gram)
     values = eigenvalues.clamp_min(0).sqrt()
     null = precision.null * values[-1] if null is None else null
@@ -114,12 +116,17 @@ def _decompose(part: Tensor, precision: Precision, among: Holders, null: Tensor 
     return values, polar
 
 
-def is_concentrated(gram: Tensor) -> bool:
-    """Return whether few directions hold most of the trace, so that the others are small beside them.
+def is_crowded(tall: Tensor) -> bool:
+    """Return whether some rows lie mainly in few directions, so that the others are small beside them.
 
-    The square of the trace over that of the Frobenius norm is their number, if they are equal.
+    The mean squared cosine of two rows, weighted by their lengths, is one over the number of directions, if these are
+    equal.
     """
-    return bool(gram.trace().square() < CONCENTRATED * len(gram) * gram.square().sum())
+    rows = tall[:: max(1, len(tall) // SAMPLE)]
+    products = (rows @ rows.mT).square()
+    lengths = products.diagonal().sqrt()
+    alone = lengths.square().sum()
+    return bool(lengths.sum().square() - alone < CROWDED * tall.shape[1] * (products.sum() - alone))
 
 
 def safe_scale(largest: float) -> float:
@@ -127,13 +134,14 @@ def safe_scale(largest: float) -> float:
     return 1.0 if largest == 0 or SQUARES_SAFELY[0] < largest < SQUARES_SAFELY[1] else largest
 
 
-@torch.library.custom_op("pml_extensions::spectrum", mutates_args=())
-def spectrum(matrix: Tensor) -> tuple[Tensor, Tensor]:
+def decompose(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Return the singular values (*, min(m, n)), ascending, and the polar factors (*, m, n) of matrices (*, m, n).
 
-    The matrices are float32 or float64. An entry that is not finite makes its matrix's results NaN. As an operator of
-    its own it is opaque to ``torch.compile``, and ``autocast`` does not reach into it. It has no gradient.
+    The matrices are float32 or float64. An entry that is not finite makes its matrix's results NaN. Nothing here has a
+    gradient.
     """
+    if matrix.ndim == 2:
+        return _of_matrix(matrix)
     *batch, m, n = matrix.shape
     values, polar = matrix.new_empty(*batch, min(m, n)), matrix.new_empty(matrix.shape)
     for index in product(*map(range, batch)):
@@ -141,7 +149,11 @@ def spectrum(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return values, polar
 
 
-@spectrum.register_fake
+decompose_as_one = torch.library.custom_op("pml_extensions::decompose", decompose, mutates_args=())
+"""``decompose`` as an operator of its own, opaque to ``torch.compile``."""
+
+
+@decompose_as_one.register_fake
 def _(matrix: Tensor) -> tuple[Tensor, Tensor]:
     *batch, m, n = matrix.shape
     return matrix.new_empty(*batch, min(m, n)), matrix.new_empty(matrix.shape)
@@ -157,4 +169,4 @@ def _of_matrix(matrix: Tensor) -> tuple[Tensor, Tensor]:
     tall = matrix if is_tall else matrix.mT
     with torch.autocast(matrix.device.type, enabled=False):
         values, polar = singular_values_and_polar_factor(tall if scale == 1 else tall / scale)
-    return values * scale, (polar if is_tall else polar.mT)
+    return values * scale, (polar if is_tall else polar.mT).contiguous()

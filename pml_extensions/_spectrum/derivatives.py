@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
 
-from pml_extensions._spectrum.decomposition import Precision, spectrum
+from pml_extensions._spectrum.decomposition import Precision, decompose, decompose_as_one
 
 NO_THIRD_DERIVATIVE = (
     "the mean singular value has no third derivative here: take "
@@ -54,9 +54,9 @@ class NuclearNorm(Function):
     """The norm, the singular values and the polar factor, which is kept for the gradient."""
 
     @staticmethod
-    def forward(matrix: Tensor, compiling: bool) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG004
+    def forward(matrix: Tensor, compiling: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Return all three; the last two have no gradient."""
-        values, polar = spectrum(matrix)
+        values, polar = (decompose_as_one if compiling else decompose)(matrix)
         return values.sum(-1), values, polar
 
     @staticmethod
@@ -74,8 +74,12 @@ class NuclearNorm(Function):
         """Return the gradient."""
         if grad is None:
             return None, None
-        scale = Tied.apply(grad, ctx.saved_tensors[0]) if ctx.compiling else grad
-        return scale[..., None, None] * PolarFactor.apply(*ctx.saved_tensors), None
+        matrix, _, polar = ctx.saved_tensors
+        tangent = unpack_dual(matrix).tangent  # type: ignore[no-untyped-call]
+        if torch.is_grad_enabled() or tangent is not None:  # the gradient is differentiated in turn
+            polar = PolarFactor.apply(*ctx.saved_tensors)
+        scale = Tied.apply(grad, matrix) if ctx.compiling else grad
+        return scale[..., None, None] * polar, None
 
     @staticmethod
     def jvp(ctx: Any, change: Tensor, _: None) -> tuple[Tensor, None, None]:

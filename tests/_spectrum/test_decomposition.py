@@ -155,9 +155,9 @@ def test_rounding_of_a_collapsed_batch_is_no_direction(shape):
 def test_a_stack_of_matrices_is_decomposed_one_by_one():
     stack = torch.randn(2, 3, 6, 4)
     stack[1, 2, 0, 0] = torch.nan
-    values, polar = decomposition.spectrum(stack)
+    values, polar = decomposition.decompose(stack)
     for i, j in ((0, 0), (1, 1), (1, 2)):
-        for all_of_them, one in zip((values, polar), decomposition.spectrum(stack[i, j]), strict=True):
+        for all_of_them, one in zip((values, polar), decomposition.decompose(stack[i, j]), strict=True):
             torch.testing.assert_close(all_of_them[i, j], one, rtol=0, atol=0, equal_nan=True)
     assert values.isnan().sum() == 4
-    torch.library.opcheck(torch.ops.pml_extensions.spectrum.default, (torch.randn(2, 5, 3),))
+    torch.library.opcheck(torch.ops.pml_extensions.decompose.default, (torch.randn(2, 5, 3),))
