@@ -4,7 +4,7 @@ A Gram matrix squares the condition number: computed with the rounding error eps
 eps * w_max / w. The directions for which that is too much are split off, and what the matrix is along them, now of a
 smaller norm, is decomposed in the same way, in double precision. So a batch that is well spread pays for one
 eigenproblem in its own precision and a small one for the few directions that it hardly uses; a batch that is nearly
-collapsed, which a look at some of its rows shows, is treated in double precision from the start.
+collapsed, which a few products show, is treated in double precision from the start.
 """
 
 import math
@@ -21,8 +21,8 @@ ACCURACY = {torch.float32: 1e-5, torch.float64: 1.5e-8}
 CROWDED = 0.25
 """A matrix that lies mainly in less than this share of its directions is decomposed in double precision at once."""
 
-SAMPLE = 64
-"""So many rows, or up to twice as many, tell whether a matrix is crowded."""
+PROBES = 8
+"""So many vectors tell whether a matrix is crowded."""
 
 SQUARES_SAFELY = (1e-8, 1e8)
 """A matrix whose largest entry lies between is squared as it is; any other is scaled first."""
@@ -117,16 +117,16 @@ def _decompose(part: Tensor, precision: Precision, among: Holders, null: Tensor 
 
 
 def is_crowded(tall: Tensor) -> bool:
-    """Return whether some rows lie mainly in few directions, so that the others are small beside them.
+    """Return whether a matrix lies mainly in few directions, so that the others are small beside them.
 
-    The mean squared cosine of two rows, weighted by their lengths, is one over the number of directions, if these are
-    equal.
+    The square of its Gram matrix's trace over that of the Frobenius norm is their number, if they are equal. The norm
+    is estimated by products with a few vectors of random-looking entries (Hutchinson, 1990), always the same ones.
     """
-    rows = tall[:: max(1, len(tall) // SAMPLE)]
-    products = (rows @ rows.mT).square()
-    lengths = products.diagonal().sqrt()
-    alone = lengths.square().sum()
-    return bool(lengths.sum().square() - alone < CROWDED * tall.shape[1] * (products.sum() - alone))
+    width = tall.shape[1]
+    angles = torch.arange(1, width + 1, device=tall.device, dtype=tall.dtype).square()[:, None]
+    probes = (angles * torch.arange(1, PROBES + 1, device=tall.device, dtype=tall.dtype)).cos()
+    squared_norm = (tall.mT @ (tall @ probes)).square().sum() * 2 / PROBES  # the mean of a squared cosine is one half
+    return bool(tall.square().sum().square() < CROWDED * width * squared_norm)
 
 
 def safe_scale(largest: float) -> float:
