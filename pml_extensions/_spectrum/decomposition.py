@@ -134,11 +134,13 @@ def safe_scale(largest: float) -> float:
     return 1.0 if largest == 0 or SQUARES_SAFELY[0] < largest < SQUARES_SAFELY[1] else largest
 
 
+@torch.library.custom_op("pml_extensions::decompose", mutates_args=())
 def decompose(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Return the singular values (*, min(m, n)), ascending, and the polar factors (*, m, n) of matrices (*, m, n).
 
-    The matrices are float32 or float64. An entry that is not finite makes its matrix's results NaN. Nothing here has a
-    gradient.
+    The matrices are float32 or float64. An entry that is not finite makes its matrix's results NaN. As an operator of
+    its own it is opaque to ``torch.compile``, knows its shapes without data, and ``autocast`` does not reach into it.
+    It has no gradient.
     """
     if matrix.ndim == 2:
         return _of_matrix(matrix)
@@ -149,11 +151,7 @@ def decompose(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return values, polar
 
 
-decompose_as_one = torch.library.custom_op("pml_extensions::decompose", decompose, mutates_args=())
-"""``decompose`` as an operator of its own, opaque to ``torch.compile``."""
-
-
-@decompose_as_one.register_fake
+@decompose.register_fake
 def _(matrix: Tensor) -> tuple[Tensor, Tensor]:
     *batch, m, n = matrix.shape
     return matrix.new_empty(*batch, min(m, n)), matrix.new_empty(matrix.shape)

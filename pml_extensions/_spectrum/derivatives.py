@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
 
-from pml_extensions._spectrum.decomposition import Precision, decompose, decompose_as_one
+from pml_extensions._spectrum.decomposition import Precision, decompose
 
 NO_THIRD_DERIVATIVE = (
     "the mean singular value has no third derivative here: take "
@@ -54,9 +54,9 @@ class NuclearNorm(Function):
     """The norm, the singular values and the polar factor, which is kept for the gradient."""
 
     @staticmethod
-    def forward(matrix: Tensor, compiling: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(matrix: Tensor, compiling: bool) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG004
         """Return all three; the last two have no gradient."""
-        values, polar = (decompose_as_one if compiling else decompose)(matrix)
+        values, polar = decompose(matrix)
         return values.sum(-1), values, polar
 
     @staticmethod
