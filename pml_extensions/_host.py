@@ -1,12 +1,122 @@
-"""What we take from pytorch-metric-learning beyond what it documents, in one place."""
+"""What we take from pytorch-metric-learning beyond what its versions 2.9 and 3 both document, in one place.
 
-from typing import Any
+CONTRIBUTING.md lists every such name with its replacement in version 3.
+"""
 
+import inspect
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from pytorch_metric_learning.distances import BaseDistance
+from pytorch_metric_learning.reducers import DoNothingReducer
+from pytorch_metric_learning.trainers import TrainWithClassifier
+from pytorch_metric_learning.utils import distributed
+from pytorch_metric_learning.utils.module_with_records_and_reducer import ModuleWithRecordsAndReducer
 from torch import Tensor
 
-__all__ = ["is_as_shipped"]
+__all__ = [
+    "ModuleWithRecordsAndReducer",
+    "TrainWithClassifier",
+    "TripletIndices",
+    "as_triplets",
+    "enclosing_loss_wrapper",
+    "has_matrix",
+    "has_own_shapes",
+    "is_as_shipped",
+    "is_distributed",
+    "per_triplet",
+    "record",
+    "record_norms",
+    "reduced",
+    "unreduced",
+    "wrapper_was_given_no_indices",
+]
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class TripletIndices(NamedTuple):
+    """Triplets as the host's losses take them: the i-th is made of the i-th of each, (t,) int64.
+
+    Attributes:
+        anchors: rows of the embeddings.
+        positives: rows of the references, which are the embeddings unless others are given.
+        negatives: rows of the references.
+    """
+
+    anchors: Tensor
+    positives: Tensor
+    negatives: Tensor
+
+
+def as_triplets(indices_tuple: Any) -> TripletIndices:
+    """Return triplets as they are, and pairs joined at their anchors; raise if ``indices_tuple`` is neither."""
+    is_list = isinstance(indices_tuple, tuple | list) and all(isinstance(column, Tensor) for column in indices_tuple)
+    if not is_list or len(indices_tuple) not in {3, 4}:
+        got = (
+            f"{len(indices_tuple)} entries" if isinstance(indices_tuple, tuple | list) else type(indices_tuple).__name__
+        )
+        raise TypeError(
+            "indices_tuple must be three tensors, (anchors, positives, negatives), or four, (anchors, positives, "
+            f"anchors, negatives), as a miner returns them; got {got}"
+        )
+    if len(indices_tuple) == 3:
+        return TripletIndices(*indices_tuple)
+    anchors, positives, other_anchors, negatives = indices_tuple
+    of_positive, of_negative = torch.where(anchors.unsqueeze(1) == other_anchors)
+    return TripletIndices(anchors[of_positive], positives[of_positive], negatives[of_negative])
+
+
+def reduced(value: Any) -> dict[str, Any]:
+    """Return a term that is one number, in the form that reducers take."""
+    return {"losses": value, "indices": None, "reduction_type": "already_reduced"}
+
+
+def per_triplet(losses: Tensor, triplets: TripletIndices) -> dict[str, Any]:
+    """Return a term of one loss for each triplet, in the form that reducers take."""
+    return {"losses": losses, "indices": triplets, "reduction_type": "triplet"}
+
+
+@contextmanager
+def unreduced(loss: Any) -> Iterator[None]:
+    """Let a loss return its terms as they are."""
+    reducer = loss.reducer
+    loss.reducer = DoNothingReducer()
+    try:
+        yield
+    finally:
+        loss.reducer = reducer
+
+
+def record(module: Any, settings: Iterable[str] = (), statistics: Iterable[str] = ()) -> None:
+    """Tell the host which attributes its record keeper logs: settings, and statistics that each call resets."""
+    for names, is_stat in ((settings, False), (statistics, True)):
+        for name in names:
+            module.add_to_recordable_attributes(name=name, is_stat=is_stat)
+
+
+def record_norms(distance: BaseDistance, x: Tensor, y: Tensor) -> None:
+    """Record what a call of ``distance`` with these embeddings would."""
+    distance.reset_stats()
+    if distance.collect_stats:
+        distance.set_default_stats(x, y, distance.maybe_normalize(x), distance.maybe_normalize(y))
+
+
+def has_matrix(distance: Any) -> bool:
+    """Return whether a distance defines its matrix, or the call that returns it."""
+    kind = type(distance)
+    return (
+        getattr(kind, "compute_mat", None) is not BaseDistance.compute_mat or kind.forward is not BaseDistance.forward
+    )
+
+
+def has_own_shapes(distance: Any) -> bool:
+    """Return whether a distance says for itself which shapes it takes."""
+    check_shapes = getattr(getattr(distance, "check_shapes", None), "__func__", BaseDistance.check_shapes)
+    return check_shapes is not BaseDistance.check_shapes
 
 
 def is_as_shipped(module: Any, *kinds: type) -> bool:
@@ -15,3 +125,33 @@ def is_as_shipped(module: Any, *kinds: type) -> bool:
         return False
     own = [*vars(module).values(), *module.parameters(recurse=False), *module.buffers(recurse=False)]
     return not any(callable(value) or isinstance(value, Tensor) for value in own)
+
+
+def is_distributed() -> bool:
+    """Return whether there are other processes to share a batch with."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def enclosing_loss_wrapper() -> distributed.DistributedLossWrapper | None:
+    """Return the host's DistributedLossWrapper that is being called, if there is one.
+
+    It tells its loss neither whether it gathered the batch nor that it will multiply the result by the number of
+    processes, so the call stack is asked.
+    """
+    return next((call["self"] for call in wrapper_calls()), None)
+
+
+def wrapper_was_given_no_indices() -> bool:
+    """Return whether an efficient DistributedLossWrapper is being called without an ``indices_tuple``."""
+    return any(call["self"].efficient and call.get("indices_tuple", 0) is None for call in wrapper_calls())
+
+
+def wrapper_calls() -> Iterator[dict[str, Any]]:
+    """Yield the variables of all calls of DistributedLossWrapper's methods that are going on, the innermost first."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_filename == distributed.__file__:
+            names = frame.f_locals
+            if isinstance(names.get("self"), distributed.DistributedLossWrapper):
+                yield names
+        frame = frame.f_back

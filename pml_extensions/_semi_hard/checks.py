@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from pytorch_metric_learning.distances import BaseDistance
 from torch import Tensor
 
+from pml_extensions._host import has_own_shapes
 from pml_extensions._semi_hard.dissimilarities import is_shipped
 
 
@@ -14,8 +14,7 @@ def check_batch(distance: Any, embeddings: Any, labels: Any, ref_emb: Any = None
     A distance of the user's own may take other shapes: if its ``check_shapes`` is its own, too, that is asked, and how
     wide the references must be, it alone can tell.
     """
-    check_shapes = getattr(distance, "check_shapes", None)
-    own_shapes = getattr(check_shapes, "__func__", BaseDistance.check_shapes) is not BaseDistance.check_shapes
+    own_shapes = has_own_shapes(distance)
     batches = (
         [("", embeddings, labels)] if ref_emb is None else [("", embeddings, labels), ("ref_", ref_emb, ref_labels)]
     )

@@ -8,6 +8,8 @@ from pytorch_metric_learning.distances import BaseDistance, DotProductSimilarity
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from pml_extensions._host import record_norms
+
 PAIR_ELEMENTS = 1 << 25  # numbers in the differences of one run of pairs; more pairs are taken run by run
 
 
@@ -21,8 +23,7 @@ class Shipped:
         self.distance = distance
         self.x = distance.maybe_normalize(x)
         self.y = self.x if y is x else distance.maybe_normalize(y)
-        distance.reset_stats()
-        distance.set_default_stats(x, y, self.x, self.y)
+        record_norms(distance, x, y)
 
     @property
     def row_elements(self) -> int:

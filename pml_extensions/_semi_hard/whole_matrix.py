@@ -4,6 +4,8 @@ import torch
 from pytorch_metric_learning.distances import BaseDistance
 from torch import Tensor
 
+from pml_extensions._host import has_matrix
+
 
 class WholeMatrix:
     """The matrix of a distance between all anchors and all references, (B, R)."""
@@ -11,11 +13,10 @@ class WholeMatrix:
     row_elements = 0
 
     def __init__(self, distance: BaseDistance, embeddings: Tensor, ref_emb: Tensor) -> None:
-        kind, left_open = type(distance), (BaseDistance.forward, BaseDistance.compute_mat)
-        if (getattr(kind, "forward", None), getattr(kind, "compute_mat", None)) == left_open:
+        if not has_matrix(distance):
             raise NotImplementedError(
-                f"distance must define compute_mat(query_emb, ref_emb), which returns a (B, R) matrix; {kind.__name__} "
-                "does not, and pairwise_distance is not asked, here as in the host's losses"
+                "distance must define compute_mat(query_emb, ref_emb), which returns a (B, R) matrix; "
+                f"{type(distance).__name__} does not, and pairwise_distance is not asked, here as in the host's losses"
             )
         self.distance = distance
         self.matrix: Tensor = distance(embeddings, ref_emb)

@@ -5,6 +5,7 @@ from typing import Any
 from pytorch_metric_learning import losses
 from torch import Tensor
 
+from pml_extensions.losses._empty_batches import regularized_unless_empty
 from pml_extensions.losses.semi_hard_triplet import SemiHardTripletLoss
 from pml_extensions.miners import SemiHardMiner
 
@@ -27,7 +28,7 @@ class CrossBatchMemory(losses.CrossBatchMemory):
 
     Raises:
         Exception: for a loss that is not supported, as in the host.
-        TypeError: if it is called without labels: the memory stores them, and compares later batches with them.
+        TypeError: it is called without labels: the memory stores them, and compares later batches with them.
 
     Examples:
         >>> import torch
@@ -57,7 +58,9 @@ class CrossBatchMemory(losses.CrossBatchMemory):
                 "the embeddings, to compare later batches with; give each sample without a class a number of its own"
             )
         self._follow_loss()
-        return super().forward(embeddings, labels, indices_tuple, enqueue_mask)
+        rows = len(embeddings) if enqueue_mask is None else int((~enqueue_mask).sum())
+        with regularized_unless_empty(self.loss, rows):
+            return super().forward(embeddings, labels, indices_tuple, enqueue_mask)
 
     def _follow_loss(self) -> None:
         """Let the default miner, if there is no other, go with the loss and with the distance that it has now."""

@@ -5,6 +5,7 @@ TensorFlow Addons' ``triplet_semihard_loss``, as in Taha et al., arXiv:1901.0861
 no triplet, and a batch without triplets gives zero.
 """
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -13,10 +14,18 @@ import torch.nn.functional as F
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import BaseMetricLossFunction
 from pytorch_metric_learning.reducers import MeanReducer, MultipleReducers
-from pytorch_metric_learning.utils.loss_and_miner_utils import convert_to_triplets
 from torch import Tensor
 
-from pml_extensions._host import is_as_shipped
+from pml_extensions._host import (
+    TripletIndices,
+    as_triplets,
+    is_as_shipped,
+    per_triplet,
+    record,
+    reduced,
+    unreduced,
+    wrapper_was_given_no_indices,
+)
 from pml_extensions._semi_hard import (
     Block,
     Dissimilarity,
@@ -28,6 +37,7 @@ from pml_extensions._semi_hard import (
     sum_at_once,
 )
 from pml_extensions._settings import check_integer, check_number
+from pml_extensions.losses._empty_batches import regularized_unless_empty
 
 __all__ = ["SemiHardTripletLoss"]
 
@@ -68,7 +78,8 @@ class SemiHardTripletLoss(BaseMetricLossFunction):
         self.margin: float | Tensor = margin
         self.smooth_loss = smooth_loss
         self.block_size = block_size
-        self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)
+        self._warned = False
+        record(self, settings=["margin"])
 
     def extra_repr(self) -> str:
         """Return the settings, for ``repr``."""
@@ -97,7 +108,26 @@ class SemiHardTripletLoss(BaseMetricLossFunction):
                 "labels (and ref_labels for ref_emb) are needed to mine triplets; pass them or indices_tuple"
             )
         wide = precision(self.distance, embeddings.dtype)  # the host adds up sub-losses in it
-        return super().forward(embeddings.to(wide), labels, indices_tuple, ref_emb, ref_labels)
+        with regularized_unless_empty(self, len(embeddings)):
+            return super().forward(embeddings.to(wide), labels, indices_tuple, ref_emb, ref_labels)
+
+    def loss_terms(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None = None,
+        indices_tuple: tuple[Tensor, ...] | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> dict[str, dict[str, Any]]:
+        """Return what the reducer would get, of the same arguments as for a call.
+
+        Returns:
+            ``{"loss": {"losses": one for each triplet, "indices": the triplets, ...}}``, with "embedding_reg_loss" if
+            there is a regularizer; without "loss" if there is no triplet.
+        """
+        with unreduced(self):
+            terms = self(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        return {name: term for name, term in terms.items() if isinstance(term["losses"], Tensor)}
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # how many triplets there are, the labels' values tell
     def compute_loss(
@@ -111,19 +141,30 @@ class SemiHardTripletLoss(BaseMetricLossFunction):
         """Return the losses of the triplets, given or mined, in the host's form."""
         with torch.autocast(embeddings.device.type, enabled=False):
             if indices_tuple is not None:
-                triplets = convert_to_triplets(indices_tuple, labels, ref_labels)
+                self._warn_of_all_pairs(indices_tuple)
+                triplets = as_triplets(indices_tuple)
+                if not len(triplets.anchors):
+                    return dict(self.zero_losses())
                 return self._of_triplets(dissimilarity(self.distance, embeddings, ref_emb), triplets)
             mining = SemiHardMining(self.distance, embeddings, labels, ref_emb, ref_labels, block_size=self.block_size)
             if not mining.pairs:
                 return dict(self.zero_losses())
             if len(mining.many) and self._takes_the_mean() and isinstance(mining.dissimilarity, Shipped):
-                return loss_dict(self._sum(mining, mining.dissimilarity) / mining.pairs)
-            return self._of_triplets(mining.dissimilarity, mining.triplets()[:3])
+                return {"loss": reduced(self._sum(mining, mining.dissimilarity) / mining.pairs)}
+            return self._of_triplets(mining.dissimilarity, TripletIndices(*mining.triplets()[:3]))
 
-    def _of_triplets(self, distances: Dissimilarity, triplets: tuple[Tensor, ...]) -> dict[str, Any]:
-        if not len(triplets[0]):
-            return dict(self.zero_losses())
-        return loss_dict(self._losses(distances.gaps(*triplets), self.margin), triplets)
+    def _warn_of_all_pairs(self, indices_tuple: tuple[Tensor, ...]) -> None:
+        if len(indices_tuple) == 4 and not self._warned and wrapper_was_given_no_indices():
+            self._warned = True
+            warnings.warn(
+                "DistributedLossWrapper(SemiHardTripletLoss(), efficient=True) was called without triplets: it hands "
+                "over all pairs, whose triplets are not the semi-hard ones. Pass it the indices_tuple that "
+                "DistributedMinerWrapper(SemiHardMiner(), efficient=True) returns, or use efficient=False",
+                stacklevel=2,
+            )
+
+    def _of_triplets(self, distances: Dissimilarity, triplets: TripletIndices) -> dict[str, Any]:
+        return {"loss": per_triplet(self._losses(distances.gaps(*triplets), self.margin), triplets)}
 
     def _sum(self, mining: SemiHardMining, distances: Shipped) -> Tensor:
         margin = self.margin if isinstance(self.margin, Tensor) else distances.x.new_tensor(self.margin)
@@ -150,9 +191,3 @@ class SemiHardTripletLoss(BaseMetricLossFunction):
         if is_as_shipped(reducer, MultipleReducers):
             reducer = dict(reducer.reducers).get("loss", reducer.default_reducer)
         return is_as_shipped(reducer, MeanReducer) and not reducer.collect_stats
-
-
-def loss_dict(losses: Tensor, triplets: tuple[Tensor, ...] | None = None) -> dict[str, Any]:
-    """Return losses as the host's reducers take them: one for each triplet, or their mean."""
-    kind = "already_reduced" if triplets is None else "triplet"
-    return {"loss": {"losses": losses, "indices": triplets, "reduction_type": kind}}

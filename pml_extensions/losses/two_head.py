@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pytorch_metric_learning.utils.module_with_records_and_reducer import ModuleWithRecordsAndReducer
 from torch import Tensor, nn
 
+from pml_extensions._host import ModuleWithRecordsAndReducer, record, reduced
 from pml_extensions._semi_hard import check_embeddings, check_labels
 from pml_extensions._settings import check_number
+from pml_extensions.losses._empty_batches import regularized_unless_empty
 from pml_extensions.losses.semi_hard_triplet import SemiHardTripletLoss
 
 __all__ = ["TwoHeadLoss"]
@@ -22,8 +23,8 @@ class TwoHeadLoss(ModuleWithRecordsAndReducer):
     r"""classification_loss(logits, labels) + metric_weight * metric_loss(embeddings, labels).
 
     Args:
-        metric_loss: a loss of the host, called with embeddings, labels and ``indices_tuple``; by default
-            ``SemiHardTripletLoss()``.
+        metric_loss: a loss of the host, called with embeddings, labels and ``indices_tuple``, or a wrapper that hands
+            its arguments on (``torch.compile``, ``DataParallel``, ...); by default ``SemiHardTripletLoss()``.
         classification_loss: a loss of torch, called with logits and labels; by default ``nn.CrossEntropyLoss()``.
         metric_weight: the metric loss's weight, lambda in the paper.
         ignore_label: rows with this label are unlabelled: they do not take part in the classification loss, nor in the
@@ -37,9 +38,9 @@ class TwoHeadLoss(ModuleWithRecordsAndReducer):
         The result is a scalar, float32 or wider.
 
     Raises:
-        TypeError: ``metric_loss`` does not take an ``indices_tuple``, ``outputs`` are not a pair, or labels are not
-            integers.
-        ValueError: for outputs and labels of the wrong shape.
+        TypeError: ``metric_loss`` does not take an ``indices_tuple``, ``outputs`` are not a pair, labels are not
+            integers, or a loss returns no tensor.
+        ValueError: for outputs and labels of the wrong shape, or a loss that returns more than one number.
 
     Examples:
         >>> outputs = torch.zeros(4, 2), torch.eye(4)
@@ -62,8 +63,7 @@ class TwoHeadLoss(ModuleWithRecordsAndReducer):
         check_number("metric_weight", metric_weight)
         self.metric_weight = metric_weight
         self.ignore_label = ignore_label
-        self.add_to_recordable_attributes(list_of_names=["metric_weight"], is_stat=False)
-        self.add_to_recordable_attributes(list_of_names=["classification_value", "metric_value"], is_stat=True)
+        record(self, settings=["metric_weight"], statistics=["classification_value", "metric_value"])
 
     def extra_repr(self) -> str:
         """Return the settings, for ``repr``."""
@@ -84,11 +84,8 @@ class TwoHeadLoss(ModuleWithRecordsAndReducer):
         metric = self.metric_weight * self._metric(embeddings, labels, indices_tuple)
         if self.collect_stats:
             self.classification_value, self.metric_value = classification.item(), metric.item()
-        parts = dict(zip(self.sub_loss_names(), (classification, metric), strict=True))
-        loss_dict = {
-            name: {"losses": part, "indices": None, "reduction_type": "already_reduced"} for name, part in parts.items()
-        }
-        return self.reducer(loss_dict, embeddings.to(torch.promote_types(classification.dtype, metric.dtype)), labels)
+        terms = dict(zip(self.sub_loss_names(), (reduced(classification), reduced(metric)), strict=True))
+        return self.reducer(terms, embeddings.to(torch.promote_types(classification.dtype, metric.dtype)), labels)
 
     def _classification(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.ignore_label is not None:
@@ -96,26 +93,43 @@ class TwoHeadLoss(ModuleWithRecordsAndReducer):
             logits, labels = logits[labelled], labels[labelled]
             if not len(labels):
                 return (logits * 0).sum()
-        return self.classification_loss(logits, labels)
+        return checked_value("classification_loss", self.classification_loss(logits, labels))
 
     def _metric(self, embeddings: Tensor, labels: Tensor, indices_tuple: tuple[Tensor, ...] | None) -> Tensor:
         if self.ignore_label is not None and indices_tuple is None:
             labelled = labels != self.ignore_label
             embeddings, labels = embeddings[labelled], labels[labelled]
-        value: Tensor = self.metric_loss(embeddings, labels, indices_tuple)
-        return value
+        with regularized_unless_empty(self.metric_loss, len(embeddings)):
+            return checked_value("metric_loss", self.metric_loss(embeddings, labels, indices_tuple))
 
 
 def check_losses(metric_loss: Any, classification_loss: Any) -> None:
     """Raise if a part cannot be called as it will be."""
     call = metric_loss.forward if isinstance(metric_loss, nn.Module) else metric_loss
-    if not callable(call) or "indices_tuple" not in inspect.signature(call).parameters:
+    if isinstance(metric_loss, type) or not callable(call) or not takes_indices(call):
         raise TypeError(
             "metric_loss must be a loss of pytorch-metric-learning, called with embeddings, labels and indices_tuple; "
-            f"got {type(metric_loss).__name__}"
+            f"got {metric_loss.__name__ if isinstance(metric_loss, type) else type(metric_loss).__name__}"
         )
     if not callable(classification_loss):
         raise TypeError(f"classification_loss must be callable, got {type(classification_loss).__name__}")
+
+
+def takes_indices(call: Callable[..., Any]) -> bool:
+    """Return whether a function has an ``indices_tuple``, or hands on all that it gets, as wrappers do."""
+    parameters = inspect.signature(call).parameters
+    return "indices_tuple" in parameters or any(one.kind is one.VAR_POSITIONAL for one in parameters.values())
+
+
+def checked_value(name: str, value: Any) -> Tensor:
+    """Return what a loss returned, or raise if it is not one number."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must return one number, a tensor, got {type(value).__name__}; give it a reducer")
+    if value.numel() != 1:
+        raise ValueError(
+            f'{name} must return one number, got shape {tuple(value.shape)}; give it reduction="mean" or a reducer'
+        )
+    return value
 
 
 def checked(outputs: Any, labels: Tensor) -> tuple[Tensor, Tensor]:

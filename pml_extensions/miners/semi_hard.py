@@ -11,6 +11,7 @@ from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.miners import BaseMiner
 from torch import Tensor
 
+from pml_extensions._host import TripletIndices, record
 from pml_extensions._semi_hard import SemiHardMining, Triplets, check_batch
 from pml_extensions._settings import check_integer
 
@@ -29,9 +30,9 @@ class SemiHardMiner(BaseMiner):
         embeddings (B, d) and labels (B,), integers; optionally ref_emb (R, d) and ref_labels (R,).
 
     Returns:
-        anchors, positives and negatives, three int64 tensors of shape (t,). An anchor is not its own positive unless
-        ``ref_labels`` are given that are another tensor than ``labels``, as in the host. Anchors without a positive or
-        without a negative give no triplet.
+        a named tuple of anchors, positives and negatives, int64 tensors of shape (t,). An anchor is not its own
+        positive unless ``ref_labels`` are given that are another tensor than ``labels``, as in the host. Anchors
+        without a positive or without a negative give no triplet.
 
     Raises:
         ValueError: for an unknown fallback, or embeddings and labels of the wrong shape.
@@ -55,7 +56,7 @@ class SemiHardMiner(BaseMiner):
         self.fallback = fallback
         self.block_size = block_size
         stats = ["semi_hard_share", "fallback_share", "anchors_without_positive", "pos_pair_dist", "neg_pair_dist"]
-        self.add_to_recordable_attributes(list_of_names=stats, is_stat=True)
+        record(self, statistics=stats)
 
     def extra_repr(self) -> str:
         """Return the settings, for ``repr``."""
@@ -67,18 +68,16 @@ class SemiHardMiner(BaseMiner):
 
     def forward(
         self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None = None, ref_labels: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> TripletIndices:
         """Check the batch and mine it."""
         check_batch(self.distance, embeddings, labels, ref_emb, ref_labels)
         if labels is None or (ref_emb is not None and ref_labels is None):
             raise ValueError("labels (and ref_labels for ref_emb) are needed to mine triplets")
-        triplets: tuple[Tensor, Tensor, Tensor] = super().forward(embeddings, labels, ref_emb, ref_labels)
+        triplets: TripletIndices = super().forward(embeddings, labels, ref_emb, ref_labels)
         return triplets
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # how many triplets there are, the labels' values tell
-    def mine(
-        self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def mine(self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor) -> TripletIndices:
         """Return the triplets' anchors, positives and negatives."""
         with torch.autocast(embeddings.device.type, enabled=False):
             mining = SemiHardMining(self.distance, embeddings, labels, ref_emb, ref_labels, block_size=self.block_size)
@@ -87,7 +86,7 @@ class SemiHardMiner(BaseMiner):
                 mined = Triplets(*(column[mined.is_farther] for column in mined))
             if self.collect_stats:
                 self._record(mining, mined)
-        return mined.anchors, mined.positives, mined.negatives
+        return TripletIndices(mined.anchors, mined.positives, mined.negatives)
 
     def _record(self, mining: SemiHardMining, mined: Triplets) -> None:
         size = mining.classes.size - int(mining.classes.rank is not None)

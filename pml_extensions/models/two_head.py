@@ -33,6 +33,12 @@ class TwoHeadOutput(NamedTuple):
     logits: Tensor
     embeddings: Tensor
 
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"a TwoHead model returns (logits, embeddings), a tuple without {name!r}; take .embeddings or .logits of "
+            "it. Where a host asks for an embedder, give it a module that returns output.embeddings"
+        )
+
 
 class TwoHead(nn.Module):
     """Give a timm classifier a second head, an embedding of its last feature map.

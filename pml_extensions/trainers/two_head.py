@@ -5,7 +5,7 @@ Source: Taha, Chen, Misu, Shrivastava and Davis, WACV 2020, arXiv:1901.08616, fi
 
 from typing import Any
 
-from pytorch_metric_learning.trainers import TrainWithClassifier
+from pml_extensions._host import TrainWithClassifier
 
 __all__ = ["TrainTwoHead"]
 

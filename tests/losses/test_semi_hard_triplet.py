@@ -1,5 +1,6 @@
 import copy
 import pickle
+import warnings
 import weakref
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from pytorch_metric_learning import losses, reducers
 from pytorch_metric_learning.distances import CosineSimilarity, LpDistance, SNRDistance
+from pytorch_metric_learning.miners import MultiSimilarityMiner
 from pytorch_metric_learning.regularizers import LpRegularizer
 from pytorch_metric_learning.utils.distributed import DistributedLossWrapper, DistributedMinerWrapper
 from torch.multiprocessing.spawn import spawn
@@ -144,6 +146,7 @@ def test_given_triplets_are_used(classes):
     assert loss(embeddings, None, (a, p, n)) == pytest.approx(expected.item(), rel=1e-5)
     empty = torch.zeros(0, dtype=torch.long)
     assert loss(embeddings, labels, (empty, empty, empty)) == 0
+    assert loss(embeddings[:0], labels[:0], (empty, empty, empty)) == 0
 
 
 def test_given_pairs_become_triplets_as_in_the_host():
@@ -206,6 +209,27 @@ def test_without_reduction_the_host_gets_every_loss_with_its_triplet(classes):
 
 
 @pytest.mark.parametrize("classes", [2, 16])
+def test_loss_terms(classes):
+    embeddings, labels = torch.randn(80, 6), torch.arange(80) % classes
+    loss = SemiHardTripletLoss(embedding_regularizer=LpRegularizer())
+    terms = loss.loss_terms(embeddings, labels)
+    assert set(terms) == {"loss", "embedding_reg_loss"}
+    triplets = SemiHardMiner()(embeddings, labels)
+    assert all(map(torch.equal, terms["loss"]["indices"], triplets))
+    assert torch.equal(terms["loss"]["indices"].anchors, triplets.anchors)
+    total = terms["loss"]["losses"].mean() + terms["embedding_reg_loss"]["losses"]
+    assert loss(embeddings, labels).item() == pytest.approx(total.item())
+    assert SemiHardTripletLoss().loss_terms(embeddings, torch.arange(80)) == {}
+    assert SemiHardTripletLoss().loss_terms(embeddings[:0], labels[:0]) == {}
+
+
+@pytest.mark.parametrize("indices", [(torch.arange(2),), "all", (torch.arange(2), torch.arange(2), [1, 2])])
+def test_indices_that_are_neither_pairs_nor_triplets(indices):
+    with pytest.raises(TypeError, match=r"indices_tuple must be three tensors, \(anchors, positives, negatives\)"):
+        SemiHardTripletLoss()(torch.randn(4, 3), torch.arange(4) // 2, indices)
+
+
+@pytest.mark.parametrize("classes", [2, 16])
 def test_embedding_regularizer(classes):
     embeddings, labels = torch.randn(80, 6), torch.arange(80) % classes
     loss = SemiHardTripletLoss(embedding_regularizer=LpRegularizer(), embedding_reg_weight=0.5)
@@ -265,11 +289,25 @@ def test_the_wrappers_take_what_the_host_takes_and_nothing_more(wrapper):
         wrapper(losses.VICRegLoss())
 
 
+def warnings_without_triplets(embeddings, labels):
+    """How often each wrapper warns that it was called without triplets: efficient or not, once or twice."""
+    counts = {}
+    for efficient, miner in ((False, None), (True, None), (True, MultiSimilarityMiner())):
+        wrapper = DistributedLossWrapper(SemiHardTripletLoss(), efficient=efficient)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                pairs = miner and DistributedMinerWrapper(miner, efficient=True)(embeddings, labels)
+                wrapper(embeddings, labels, pairs)
+        counts[efficient, bool(miner)] = sum("efficient=True) was called without triplets" in str(w) for w in caught)
+    return counts
+
+
 def on_two_ranks(rank, port, results):
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     everything, labels = torch.randn(24, 4, generator=torch.Generator().manual_seed(5)), torch.arange(24) // 3
     mine = slice(12 * rank, 12 * rank + 12)
-    found = {}
+    found = {"warnings": warnings_without_triplets(everything[mine], labels[mine])}
     for efficient in (False, True):
         embeddings = everything[mine].clone().requires_grad_()
         triplets = DistributedMinerWrapper(SemiHardMiner(), efficient=efficient)(embeddings, labels[mine])
@@ -285,6 +323,8 @@ def test_distributed_wrappers_of_the_host(tmp_path, free_port):
     spawn(on_two_ranks, args=(free_port, str(tmp_path)), nprocs=2)
     everything, labels = torch.randn(24, 4, generator=torch.Generator().manual_seed(5)), torch.arange(24) // 3
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    for found in ranks:
+        assert found["warnings"] == {(False, False): 0, (True, False): 1, (True, True): 0}
     expected = published(squared_euclidean(everything, everything), labels).item()
     for efficient, values in ((False, [expected] * 2), (True, None)):
         assert [found[efficient][0] for found in ranks] == ([24, 24] if efficient else [48, 48])

@@ -7,10 +7,12 @@ import torch.nn.functional as F
 from pytorch_metric_learning import losses
 from pytorch_metric_learning.miners import BatchHardMiner
 from pytorch_metric_learning.reducers import DoNothingReducer
+from pytorch_metric_learning.regularizers import LpRegularizer
 from torch import nn
 
 from pml_extensions.losses import CrossBatchMemory, SemiHardTripletLoss, TwoHeadLoss
 from pml_extensions.models import TwoHeadOutput
+from pml_extensions.regularizers import SVMaxRegularizer
 
 
 @pytest.fixture
@@ -102,6 +104,89 @@ def test_pickles_and_copies(outputs, labels):
     loss = TwoHeadLoss(ignore_label=-1)
     for other in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):  # noqa: S301
         assert other(outputs, labels) == loss(outputs, labels)
+
+
+class Handing(nn.Module):
+    """A wrapper that hands on whatever it gets."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, *args, **kwargs):
+        return self.loss(*args, **kwargs)
+
+
+def handing(loss):
+    def call(*args):
+        return loss(*args)
+
+    return call
+
+
+WRAPPERS = {
+    "compiled": lambda loss: torch.compile(loss, backend="eager"),
+    "data parallel": nn.DataParallel,
+    "a module": Handing,
+    "a function": handing,
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+@pytest.mark.filterwarnings(
+    "ignore:`torch.jit.script`:FutureWarning", "ignore:The .grad attribute of a Tensor:UserWarning"
+)
+def test_a_metric_loss_inside_a_wrapper(wrap, outputs, labels):
+    expected = TwoHeadLoss()(outputs, labels)
+    assert TwoHeadLoss(wrap(SemiHardTripletLoss()))(outputs, labels).item() == pytest.approx(expected.item())
+    inside = wrap(TwoHeadLoss())
+    assert inside(outputs, labels).item() == pytest.approx(expected.item())
+
+
+REGULARIZED = {
+    "ours": lambda regularizer: SemiHardTripletLoss(embedding_regularizer=regularizer),
+    "the host's": lambda regularizer: losses.ContrastiveLoss(embedding_regularizer=regularizer),
+    "several": lambda regularizer: losses.MultipleLosses(
+        [SemiHardTripletLoss(embedding_regularizer=regularizer), losses.ContrastiveLoss()]
+    ),
+    "in a wrapper": lambda regularizer: Handing(SemiHardTripletLoss(embedding_regularizer=regularizer)),
+}
+
+
+@pytest.mark.parametrize("regularizer", [SVMaxRegularizer(), LpRegularizer()], ids=["SVMax", "Lp"])
+@pytest.mark.parametrize("make", REGULARIZED.values(), ids=REGULARIZED)
+def test_no_labelled_row_costs_nothing_with_a_regularizer_inside(make, regularizer, outputs, labels):
+    loss = TwoHeadLoss(make(regularizer), ignore_label=-1)
+    nothing = loss(outputs, torch.full((16,), -1))
+    nothing.backward()
+    assert nothing == 0
+    assert not outputs.logits.grad.any()
+    assert loss(outputs, labels) > TwoHeadLoss(make(None), ignore_label=-1)(outputs, labels)  # it takes part again
+
+
+@pytest.mark.parametrize("make", [REGULARIZED["ours"], REGULARIZED["the host's"]], ids=["ours", "the host's"])
+def test_a_memory_that_takes_in_the_whole_batch_costs_nothing(make, outputs, labels):
+    memory = CrossBatchMemory(make(SVMaxRegularizer()), 8, 64)
+    assert memory(outputs.embeddings, labels, enqueue_mask=torch.ones(16, dtype=torch.bool)) == 0
+    assert memory.queue_idx == 16
+    assert memory(outputs.embeddings, labels, enqueue_mask=torch.arange(16) < 8) > 1
+
+
+def test_the_regularizer_is_there_again_after_an_error(outputs):
+    regularizer = SVMaxRegularizer()
+    loss = SemiHardTripletLoss(embedding_regularizer=regularizer)
+    with pytest.raises(TypeError, match="indices_tuple must be three tensors"):
+        loss(torch.randn(0, 8), torch.zeros(0).long(), (1, 2, 3))
+    assert loss.embedding_regularizer is regularizer
+
+
+def test_a_loss_that_returns_more_than_one_number(outputs, labels):
+    with pytest.raises(ValueError, match=r"classification_loss must return one number, got shape \(16,\)"):
+        TwoHeadLoss(classification_loss=nn.CrossEntropyLoss(reduction="none"))(outputs, labels)
+    with pytest.raises(TypeError, match="metric_loss must return one number, a tensor, got dict"):
+        TwoHeadLoss(SemiHardTripletLoss(reducer=DoNothingReducer()))(outputs, labels)
+    with pytest.raises(ValueError, match="metric_loss must return one number, got shape"):
+        TwoHeadLoss(lambda *args: args[0])(outputs, labels)
 
 
 @pytest.mark.parametrize("metric_loss", [nn.CrossEntropyLoss(), "triplet", nn.TripletMarginLoss(), losses.VICRegLoss])
