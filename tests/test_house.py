@@ -65,6 +65,19 @@ def test_no_circle_of_imports():
     assert not left, f"these import each other: {sorted(left)}"
 
 
+def test_what_only_one_version_of_the_host_documents_is_in_one_module():
+    documented = {
+        f"pytorch_metric_learning.{name}" for name in ("distances", "losses", "miners", "reducers", "regularizers")
+    }
+    for module, path in FILES.items():
+        nodes = [
+            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)
+        ]
+        names = {getattr(node, "module", None) or alias.name for node in nodes for alias in node.names}
+        taken = {name for name in names if name.startswith("pytorch_metric_learning.")}
+        assert module == f"{PACKAGE}._host" or taken <= documented, f"{module} imports {taken - documented}"
+
+
 def test_no_file_is_too_long():
     lengths = {module: len(path.read_text().splitlines()) for module, path in FILES.items()}
     assert {module: lines for module, lines in lengths.items() if lines > 400} == {}

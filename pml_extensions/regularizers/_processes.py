@@ -5,13 +5,11 @@ and leaves each process only the products of its own rows to compute. A matrix w
 instead, since its own numbers are then fewer than those of either Gram matrix that could be summed.
 """
 
-import inspect
 import math
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from pytorch_metric_learning.utils import distributed as host
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -99,25 +97,3 @@ def spectrum(rows: Tensor, shared: SharedRows) -> tuple[Tensor, Tensor]:
     else:
         values, polar = singular_values_and_polar_factor(rows, among=shared)
     return values * scale, polar
-
-
-def is_distributed() -> bool:
-    """Return whether there are other processes to share a batch with."""
-    return host.is_distributed() and dist.get_world_size() > 1
-
-
-def enclosing_loss_wrapper() -> host.DistributedLossWrapper | None:
-    """Return the host's DistributedLossWrapper that is being called, if there is one.
-
-    It tells its loss neither whether it gathered the batch nor that it will multiply the result by the number of
-    processes, so the call stack is asked.
-    """
-    frame = inspect.currentframe()
-    while frame is not None:
-        if frame.f_code.co_filename == host.__file__ and isinstance(
-            frame.f_locals.get("self"), host.DistributedLossWrapper
-        ):
-            wrapper: host.DistributedLossWrapper = frame.f_locals["self"]
-            return wrapper
-        frame = frame.f_back
-    return None

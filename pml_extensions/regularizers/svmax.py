@@ -14,13 +14,9 @@ import torch.nn.functional as F
 from pytorch_metric_learning.regularizers import BaseRegularizer
 from torch import Tensor
 
+from pml_extensions._host import enclosing_loss_wrapper, is_distributed, record, reduced
 from pml_extensions._spectrum import entropy_rank, floating_matrix, nuclear_norm, spread_between_bounds
-from pml_extensions.regularizers._processes import (
-    SharedNuclearNorm,
-    SharedRows,
-    enclosing_loss_wrapper,
-    is_distributed,
-)
+from pml_extensions.regularizers._processes import SharedNuclearNorm, SharedRows
 
 FORMS = ("exponential", "linear")
 
@@ -75,15 +71,13 @@ class SVMaxRegularizer(BaseRegularizer):
         self.form = form
         self.normalize_embeddings = normalize_embeddings
         self.distributed = distributed
-        self.add_to_recordable_attributes(
-            list_of_names=["mean_singular_value", "spread", "effective_rank"], is_stat=True
-        )
+        record(self, statistics=["mean_singular_value", "spread", "effective_rank"])
 
     def compute_loss(self, embeddings: Tensor) -> dict[str, dict[str, Any]]:
         """Return the term in the form that pytorch-metric-learning's reducers take."""
         shared = self.distributed and is_distributed()
         term = self._of_all_processes(embeddings) if shared else self._of_one_process(embeddings)
-        return {"loss": {"losses": term, "indices": None, "reduction_type": "already_reduced"}}
+        return {"loss": reduced(term)}
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _of_all_processes(self, embeddings: Tensor) -> Tensor:

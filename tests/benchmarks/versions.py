@@ -1,7 +1,8 @@
 """Run the tests with the lowest versions that pyproject.toml names and with the newest, and print the table.
 
-Run from the root: python tests/benchmarks/versions.py FOLDER [--tests tests/regularizers ...]. FOLDER keeps the two
-virtual environments and one line a finished part in results.txt, so that a second run goes on where the first ended.
+Run from the root: python tests/benchmarks/versions.py FOLDER [--tests tests/regularizers ...] [--pml VERSION]. The last
+adds a column: the newest versions, but for pytorch-metric-learning. FOLDER keeps the virtual environments and one line
+a finished part in results.txt, so that a second run goes on where the first ended.
 Needs Python 3.11 or newer (tomllib), and one for which the lowest torch was built: 3.11 or 3.12 for torch 2.4.
 """
 
@@ -15,16 +16,20 @@ from pathlib import Path
 import tomllib
 
 ROOT = Path(__file__).parents[2]
+PML = "pytorch-metric-learning"
 SHOWN = ("torch", "timm", "pytorch-metric-learning", "captum", "numpy", "tqdm", "safetensors")
 
 
 def requirements(which: str) -> list[str]:
-    """Return the dependencies as they stand, or pinned to the lowest version that is allowed."""
+    """Return the dependencies as they stand, pinned to the lowest version that is allowed, or with a given host."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed, extras = project["dependencies"], project["optional-dependencies"]
-    hosts = needed if which == "newest" else [name.replace(">=", "==") for name in needed]
+    if which == "lowest":
+        needed = [re.sub(r">=([^,]+).*", r"==\1", name) for name in needed]
+    if which.startswith(PML):
+        needed = [which if name.startswith(PML) else name for name in needed]
     others = [name for name in (*extras["test"], *extras["loops"]) if not name.startswith("pml_extensions[")]
-    return [*hosts, *others, "torchvision"]
+    return [*needed, *others, "torchvision"]
 
 
 def environment(which: str, folder: Path) -> Path:
@@ -58,11 +63,13 @@ def main() -> None:
     folders = [f"tests/{path.name}" for path in sorted((ROOT / "tests").iterdir()) if list(path.rglob("test_*.py"))]
     parser.add_argument("--tests", nargs="*", default=[*folders, "tests/test_docs.py", "pml_extensions"])
     parser.add_argument("--only", choices=["lowest", "newest"])
+    parser.add_argument("--pml", metavar="VERSION", help="a column with this version of pytorch-metric-learning")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     results = args.folder / "results.txt"
     results.touch()
     which = [args.only] if args.only else ["lowest", "newest"]
+    which += [f"{PML}=={args.pml}"] if args.pml else []
     pythons = {name: environment(name, args.folder) for name in which}
     found = dict(line.split("\t") for line in results.read_text().splitlines())
     for name, python in pythons.items():
