@@ -77,7 +77,7 @@ def reduced(value: Any) -> dict[str, Any]:
 
 def per_triplet(losses: Tensor, triplets: TripletIndices) -> dict[str, Any]:
     """Return a term of one loss for each triplet, in the form that reducers take."""
-    return {"losses": losses, "indices": triplets, "reduction_type": "triplet"}
+    return {"losses": losses, "indices": tuple(triplets), "reduction_type": "triplet"}
 
 
 @contextmanager

@@ -127,7 +127,10 @@ class SemiHardTripletLoss(BaseMetricLossFunction):
         """
         with unreduced(self):
             terms = self(embeddings, labels, indices_tuple, ref_emb, ref_labels)
-        return {name: term for name, term in terms.items() if isinstance(term["losses"], Tensor)}
+        found = {name: dict(term) for name, term in terms.items() if isinstance(term["losses"], Tensor)}
+        if "loss" in found:
+            found["loss"]["indices"] = TripletIndices(*found["loss"]["indices"])
+        return found
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # how many triplets there are, the labels' values tell
     def compute_loss(

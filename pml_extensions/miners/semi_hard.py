@@ -11,7 +11,7 @@ from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.miners import BaseMiner
 from torch import Tensor
 
-from pml_extensions._host import TripletIndices, record
+from pml_extensions._host import record
 from pml_extensions._semi_hard import SemiHardMining, Triplets, check_batch
 from pml_extensions._settings import check_integer
 
@@ -30,9 +30,9 @@ class SemiHardMiner(BaseMiner):
         embeddings (B, d) and labels (B,), integers; optionally ref_emb (R, d) and ref_labels (R,).
 
     Returns:
-        a named tuple of anchors, positives and negatives, int64 tensors of shape (t,). An anchor is not its own
-        positive unless ``ref_labels`` are given that are another tensor than ``labels``, as in the host. Anchors
-        without a positive or without a negative give no triplet.
+        anchors, positives and negatives, three int64 tensors of shape (t,). An anchor is not its own positive unless
+        ``ref_labels`` are given that are another tensor than ``labels``, as in the host. Anchors without a positive or
+        without a negative give no triplet.
 
     Raises:
         ValueError: for an unknown fallback, or embeddings and labels of the wrong shape.
@@ -68,16 +68,18 @@ class SemiHardMiner(BaseMiner):
 
     def forward(
         self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None = None, ref_labels: Tensor | None = None
-    ) -> TripletIndices:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Check the batch and mine it."""
         check_batch(self.distance, embeddings, labels, ref_emb, ref_labels)
         if labels is None or (ref_emb is not None and ref_labels is None):
             raise ValueError("labels (and ref_labels for ref_emb) are needed to mine triplets")
-        triplets: TripletIndices = super().forward(embeddings, labels, ref_emb, ref_labels)
+        triplets: tuple[Tensor, Tensor, Tensor] = super().forward(embeddings, labels, ref_emb, ref_labels)
         return triplets
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # how many triplets there are, the labels' values tell
-    def mine(self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor) -> TripletIndices:
+    def mine(
+        self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the triplets' anchors, positives and negatives."""
         with torch.autocast(embeddings.device.type, enabled=False):
             mining = SemiHardMining(self.distance, embeddings, labels, ref_emb, ref_labels, block_size=self.block_size)
@@ -86,7 +88,7 @@ class SemiHardMiner(BaseMiner):
                 mined = Triplets(*(column[mined.is_farther] for column in mined))
             if self.collect_stats:
                 self._record(mining, mined)
-        return TripletIndices(mined.anchors, mined.positives, mined.negatives)
+        return mined.anchors, mined.positives, mined.negatives
 
     def _record(self, mining: SemiHardMining, mined: Triplets) -> None:
         size = mining.classes.size - int(mining.classes.rank is not None)

@@ -15,8 +15,8 @@ from problems import (
 from pytorch_metric_learning.losses import CrossBatchMemory
 from pytorch_metric_learning.utils import distributed as host
 
+from pml_extensions._host import enclosing_loss_wrapper
 from pml_extensions.regularizers import SVMaxRegularizer, svmax
-from pml_extensions.regularizers._processes import enclosing_loss_wrapper
 
 
 def alone(function, batch):
