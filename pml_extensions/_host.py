@@ -119,6 +119,7 @@ def has_own_shapes(distance: Any) -> bool:
     return check_shapes is not BaseDistance.check_shapes
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # it looks at a module, not at tensors
 def is_as_shipped(module: Any, *kinds: type) -> bool:
     """Return whether a module is one of ``kinds`` and nothing was added: no subclass, no method, hook or tensor."""
     if type(module) not in kinds or any(getattr(module, hooks) for hooks in HOOKS):

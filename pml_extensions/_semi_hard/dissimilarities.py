@@ -30,7 +30,7 @@ def dissimilarity(distance: BaseDistance, embeddings: Tensor, ref_emb: Tensor) -
 
 def is_shipped(distance: BaseDistance) -> bool:
     """Return whether a distance is one of the host's own, as it comes."""
-    return is_as_shipped(distance, LpDistance, CosineSimilarity, DotProductSimilarity, SNRDistance)
+    return bool(is_as_shipped(distance, LpDistance, CosineSimilarity, DotProductSimilarity, SNRDistance))
 
 
 def precision(distance: BaseDistance, dtype: torch.dtype) -> torch.dtype:

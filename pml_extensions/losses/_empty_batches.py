@@ -1,32 +1,30 @@
 """What a loss does with a batch of nothing, whatever regularizes its embeddings."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
 from pml_extensions._host import is_distributed
 
-__all__ = ["regularized_unless_empty"]
+__all__ = ["call_with_rows"]
 
 NAME = "embedding_regularizer"
 
 
-@contextmanager
-def regularized_unless_empty(loss: Any, rows: int) -> Iterator[None]:
-    """Let the embedding regularizers in a loss take no part in a call with no rows: nothing has no spread or length.
+def call_with_rows(loss: Any, rows: int, call: Callable[..., Any], *args: Any) -> Any:
+    """Return ``call(*args)``; with no rows the embedding regularizers in ``loss`` take no part: nothing has no spread.
 
     One that shares its batch with other processes takes part: they wait for it.
     """
-    losses = (
-        [part for part in loss.modules() if has_regularizer(part)] if isinstance(loss, nn.Module) and not rows else []
-    )
+    if rows or not isinstance(loss, nn.Module):
+        return call(*args)
+    losses = [part for part in loss.modules() if has_regularizer(part)]
     regularizers = [getattr(part, NAME) for part in losses]
     try:
         for part in losses:
             setattr(part, NAME, None)
-        yield
+        return call(*args)
     finally:
         for part, regularizer in zip(losses, regularizers, strict=True):
             setattr(part, NAME, regularizer)

@@ -5,7 +5,7 @@ from typing import Any
 from pytorch_metric_learning import losses
 from torch import Tensor
 
-from pml_extensions.losses._empty_batches import regularized_unless_empty
+from pml_extensions.losses._empty_batches import call_with_rows
 from pml_extensions.losses.semi_hard_triplet import SemiHardTripletLoss
 from pml_extensions.miners import SemiHardMiner
 
@@ -59,8 +59,7 @@ class CrossBatchMemory(losses.CrossBatchMemory):
             )
         self._follow_loss()
         rows = len(embeddings) if enqueue_mask is None else int((~enqueue_mask).sum())
-        with regularized_unless_empty(self.loss, rows):
-            return super().forward(embeddings, labels, indices_tuple, enqueue_mask)
+        return call_with_rows(self.loss, rows, super().forward, embeddings, labels, indices_tuple, enqueue_mask)
 
     def _follow_loss(self) -> None:
         """Let the default miner, if there is no other, go with the loss and with the distance that it has now."""

@@ -37,7 +37,7 @@ from pml_extensions._semi_hard import (
     sum_at_once,
 )
 from pml_extensions._settings import check_integer, check_number
-from pml_extensions.losses._empty_batches import regularized_unless_empty
+from pml_extensions.losses._empty_batches import call_with_rows
 
 __all__ = ["SemiHardTripletLoss"]
 
@@ -108,8 +108,8 @@ class SemiHardTripletLoss(BaseMetricLossFunction):
                 "labels (and ref_labels for ref_emb) are needed to mine triplets; pass them or indices_tuple"
             )
         wide = precision(self.distance, embeddings.dtype)  # the host adds up sub-losses in it
-        with regularized_unless_empty(self, len(embeddings)):
-            return super().forward(embeddings.to(wide), labels, indices_tuple, ref_emb, ref_labels)
+        given = (embeddings.to(wide), labels, indices_tuple, ref_emb, ref_labels)
+        return call_with_rows(self, len(embeddings), super().forward, *given)
 
     def loss_terms(
         self,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pml_extensions._host import ModuleWithRecordsAndReducer, record, reduced
 from pml_extensions._semi_hard import check_embeddings, check_labels
 from pml_extensions._settings import check_number
-from pml_extensions.losses._empty_batches import regularized_unless_empty
+from pml_extensions.losses._empty_batches import call_with_rows
 from pml_extensions.losses.semi_hard_triplet import SemiHardTripletLoss
 
 __all__ = ["TwoHeadLoss"]
@@ -99,8 +99,8 @@ class TwoHeadLoss(ModuleWithRecordsAndReducer):
         if self.ignore_label is not None and indices_tuple is None:
             labelled = labels != self.ignore_label
             embeddings, labels = embeddings[labelled], labels[labelled]
-        with regularized_unless_empty(self.metric_loss, len(embeddings)):
-            return checked_value("metric_loss", self.metric_loss(embeddings, labels, indices_tuple))
+        given = (embeddings, labels, indices_tuple)
+        return checked_value("metric_loss", call_with_rows(self.metric_loss, len(labels), self.metric_loss, *given))
 
 
 def check_losses(metric_loss: Any, classification_loss: Any) -> None:
