@@ -26,7 +26,10 @@ def solve_exactly(problem: Problem) -> tuple[Solution, Tensor] | None:
 
     A filter object other than the unit norm has none.
     """
-    if type(problem.filter) is not UnitNorm or not _tail_is_affine(problem).all():
+    if type(problem.filter) is not UnitNorm or not problem.capture.precise:
+        return None
+    affine = _tail_is_affine(problem)
+    if not affine.any():
         return None
     output = problem.original.clone().requires_grad_()
     with torch.enable_grad():
@@ -48,7 +51,7 @@ def solve_exactly(problem: Problem) -> tuple[Solution, Tensor] | None:
     step, curved = filters - 1, torch.zeros_like(slope[:, :1, None]) if Q is None else Q.to(slope)
     foretold = objective.detach() + _model(slope, curved, step)
     scale = objective.detach().abs() + reached.abs() + _model(slope.abs(), curved.abs(), step.abs())
-    exact = (reached - foretold).abs() <= _tolerance(problem) * scale
+    exact = affine & ((reached - foretold).abs() <= _tolerance(problem) * scale)
     steps = torch.zeros(len(exact), dtype=torch.long, device=exact.device)
     return Solution(filters, reached, steps, exact), exact
 
@@ -79,7 +82,7 @@ def _jacobian(problem: Problem) -> Tensor:
     """Return the derivative of the output with respect to each place, (H * W, B, ...)."""
     places = math.prod(problem.grid)
     basis = torch.eye(places).to(problem.original).reshape(-1, *problem.grid)
-    basis = basis.unsqueeze(1).expand(-1, problem.examples, -1, -1)
+    basis = basis.unsqueeze(1).expand(-1, problem.examples, *problem.grid)
     with torch.no_grad():
         nothing = problem.output(torch.zeros_like(basis[0]))
         if not isinstance(problem.capture.tail, Recording):  # a network run again may do what vmap does not know

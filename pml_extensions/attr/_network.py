@@ -1,14 +1,17 @@
 """The network behind a forward function, and what has to be as before when a call ends."""
 
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pml_extensions.attr._warning import warn_user
 
@@ -42,16 +45,52 @@ def warn_if_training(model: nn.Module | None) -> None:
 
 
 @contextmanager
-def kept_buffers(model: nn.Module | None) -> Iterator[None]:
-    """Undo what forward passes in training mode write into buffers, such as running statistics."""
-    active = [module for module in model.modules() if module.training] if model is not None else []
-    kept = [(buffer, buffer.clone()) for module in active for buffer in module.buffers(recurse=False)]
+def as_written() -> Iterator[None]:
+    """Let networks run operation by operation: uncompiled, without fused layers that hide what is inside them."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch.clear_autocast_cache()  # a weight is seen to be brought to half precision only when it is
+    compiled = "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance")
+    try:
+        with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+@contextmanager
+def kept_buffers() -> Iterator[None]:
+    """Undo what the modules that run write into their buffers, such as running statistics and counters."""
+    kept: dict[nn.Module, dict[str, tuple[Tensor, Tensor]]] = {}
+
+    def keep(module: nn.Module, _: object) -> None:
+        if module not in kept:
+            kept[module] = {name: (value, value.clone()) for name, value in module.named_buffers(recurse=False)}
+
+    handle = register_module_forward_pre_hook(keep)
     try:
         yield
     finally:
-        with torch.no_grad():
-            for buffer, value in kept:
-                buffer.copy_(value)
+        handle.remove()
+        for module, buffers in kept.items():
+            for name, (buffer, value) in buffers.items():
+                _put_back(module, name, buffer, value)
+
+
+@torch.no_grad()
+def _put_back(module: nn.Module, name: str, buffer: Tensor, value: Tensor) -> None:
+    now = getattr(module, name, None)
+    if not isinstance(now, Tensor) or now.shape != value.shape:  # a store that the network let grow
+        return
+    if now is not buffer:
+        setattr(module, name, buffer)
+    if not torch.equal(buffer, value):
+        buffer.data.copy_(value)  # unseen by autograd, whose graph of the run may still be needed
+
+
+def differentiable(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the values with tensors made in inference mode, which no gradient may touch, as ordinary copies."""
+    return tuple(value.clone() if isinstance(value, Tensor) and value.is_inference() else value for value in values)
 
 
 def slices(total: int, size: int) -> Iterator[slice]:

@@ -32,8 +32,9 @@ class Problem:
         self.examples = len(self.activation)
 
     def probe(self) -> Tensor:
-        """Return a random mix of the outputs, the same in every call."""
-        return torch.randn(self.original.shape, generator=torch.Generator().manual_seed(0)).to(self.original)
+        """Return a random mix of the outputs, the same for every example and in every call."""
+        noise = torch.randn(self.original.shape[1:], generator=torch.Generator().manual_seed(0))
+        return noise.to(self.original).expand_as(self.original)
 
     def pull_back(self, cotangent: Tensor) -> Tensor:
         """Return the derivative of <cotangent, NT(x)> with respect to the activation."""
@@ -45,7 +46,7 @@ class Problem:
         return self.filter.start(self.examples, self.grid).to(self.original)
 
     def filtered(self, filters: Tensor) -> Tensor:
-        """Return A * f for filters f (B, H, W)."""
+        """Return A * f for filters f (B, *grid)."""
         return self.activation * self.layout.spread(filters, self.activation.shape).to(self.activation.dtype)
 
     def output(self, filters: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ class Problem:
             raise ValueError(
                 f"objective must return one value per example, shape ({self.examples},), got {tuple(values.shape)}"
             )
-        return values
+        return values.to(self.original.dtype)
 
     def value(self, parameters: Tensor) -> Tensor:
         """Return the objective (B,) of the filters that ``parameters`` (B, P) stand for."""

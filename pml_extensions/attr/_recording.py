@@ -1,129 +1,86 @@
-"""The operations between an activation and the output of a network, recorded once and played back at will.
+"""Operations of a network, recorded in one run, played back at will and in any precision.
 
-They are noted below autograd, while the network runs as usual: there a network is nothing but tensor operations,
-whatever Python made them. Playing them back costs neither the layers before nor the side branches, gives the very
-bits that the network gave, and no tracing pass is spent on it.
+Played back, what follows an activation costs neither the layers before nor the side branches.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 
 @dataclass(frozen=True)
-class _Slot:
-    """Stands in a recorded operation for a tensor that depends on the activation."""
+class Slot:
+    """Stands in a recorded operation for a tensor that is computed on playing."""
 
     index: int
 
 
 @dataclass(frozen=True)
-class _Operation:
-    function: Callable[..., Any]
+class Operation:
+    """A tensor operation, with slots in place of tensors, and the slots of what it returns."""
+
+    function: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     results: tuple[int | None, ...]
 
+    def needs(self) -> set[int]:
+        """Return the slots that it takes."""
+        return {leaf.index for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Slot)}
 
+    def in_precision(self, dtype: torch.dtype) -> "Operation":
+        """Return the same operation in another floating-point precision."""
+        args, kwargs = tree_map(lambda leaf: in_precision(leaf, dtype), (self.args, self.kwargs))
+        return Operation(self.function, args, kwargs, self.results)
+
+
+@dataclass(frozen=True)
 class Recording:
-    """A function of the activation that does what the network did; ``obstacle`` says why it cannot, if it cannot."""
+    """A function of one tensor that does what the network did from there on.
 
-    def __init__(self, operations: list[_Operation], result: int, obstacle: str | None) -> None:
-        self.obstacle = obstacle
-        self._operations = operations
-        self._result = result
+    Attributes:
+        start: the slot of its argument.
+        result: the slot of what it returns.
+        constants: values of the other slots.
+    """
 
-    def __call__(self, activation: Tensor) -> Tensor:
-        """Return the output of the network for ``activation``."""
-        values: dict[int, Tensor] = {0: activation}
-        for operation in self._operations:
-            args, kwargs = tree_map_only(_Slot, lambda slot: values[slot.index], (operation.args, operation.kwargs))
-            results = zip(operation.results, tree_leaves(operation.function(*args, **kwargs)), strict=True)
-            values.update({index: leaf for index, leaf in results if index is not None})
-        return values[self._result]
+    operations: Sequence[Operation]
+    start: int
+    result: int
+    constants: dict[int, Tensor]
 
+    def __call__(self, tensor: Tensor) -> Tensor:
+        """Return the result for another value of the argument."""
+        return play(self.operations, self.constants | {self.start: tensor})[self.result]
 
-class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch is partly untyped
-    """Record what depends on an activation, from ``begin`` to ``end``, while this mode is on."""
+    def is_random(self) -> bool:
+        """Say whether it draws random numbers, as dropout does."""
+        return any(torch.Tag.nondeterministic_seeded in operation.function.tags for operation in self.operations)
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.begin(None)
-
-    def begin(self, activation: Tensor | None) -> None:
-        """Start from ``activation``; what was recorded before is forgotten, so a layer that runs twice counts last."""
-        self._operations: list[_Operation] = []
-        self._obstacle: str | None = None
-        self._slots: dict[tuple[object, ...], int] = {}
-        self._memory: set[object] = set()
-        self._alive: list[object] = []  # no memory may be reused while tensors are told apart by it
-        if activation is not None:
-            self._new_slot(activation)
-
-    def end(self, output: Tensor) -> Recording:
-        """Return what leads to ``output``, and let go of every tensor on the way."""
-        slot = self._slots.get(_identity(output))
-        if slot is None:
-            self._obstacle = self._obstacle or "the output is not among the recorded tensors"
-        recording = Recording(self._operations, slot or 0, self._obstacle)
-        self.begin(None)
-        return recording
-
-    def __torch_dispatch__(
-        self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> object:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        if any(_memory(leaf) in self._memory for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)):
-            self._note(func, args, kwargs, result)
-        return result
-
-    def _note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: object) -> None:
-        if func is torch.ops.aten.detach.default:  # the same memory, hence the same slot: the gradient stays
-            return
-        if func is torch.ops.aten._local_scalar_dense.default:  # noqa: SLF001 - what .item() and if() call
-            self._obstacle = "the network reads a value of the activation in Python"
-        args, kwargs = tree_map_only(Tensor, self._slot_or_constant, (args, kwargs))
-        if any(isinstance(argument, Tensor) for argument in _written(func, args, kwargs)):
-            self._obstacle = f"{func} writes into a tensor that does not come from the activation"
-        results = tuple(self._new_slot(leaf) if isinstance(leaf, Tensor) else None for leaf in tree_leaves(result))
-        self._operations.append(_Operation(func, args, kwargs, results))
-
-    def _new_slot(self, tensor: Tensor) -> int:
-        if tensor.layout is not torch.strided:
-            self._obstacle = f"a {tensor.layout} tensor has no memory to know it by"
-        self._alive.append(tensor)
-        self._memory.add(_memory(tensor))
-        return self._slots.setdefault(_identity(tensor), len(self._slots))
-
-    def _slot_or_constant(self, tensor: Tensor) -> object:
-        slot = self._slots.get(_identity(tensor))
-        if slot is not None:
-            return _Slot(slot)
-        if _memory(tensor) in self._memory:
-            self._obstacle = "a recorded tensor comes back under a shape that no operation gave it"
-        return tensor
+    def in_precision(self, dtype: torch.dtype) -> "Recording":
+        """Return the same function in another floating-point precision."""
+        constants = {slot: in_precision(value, dtype) for slot, value in self.constants.items()}
+        return Recording([one.in_precision(dtype) for one in self.operations], self.start, self.result, constants)
 
 
-def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[object]:
-    arguments = func._schema.arguments  # noqa: SLF001 - no public way to ask
-    values = [*args, *(kwargs.get(argument.name) for argument in arguments[len(args) :])]
-    aliases = [argument.alias_info for argument in arguments]  # torch 2.4 tells what is written nowhere else
-    return [value for alias, value in zip(aliases, values, strict=True) if alias is not None and alias.is_write]
+def play(operations: Sequence[Operation], values: dict[int, Tensor]) -> dict[int, Tensor]:
+    """Run operations and return the values of all slots; ``values`` has those of some."""
+    values = dict(values)
+    for operation in operations:
+        args, kwargs = tree_map_only(Slot, lambda slot: values[slot.index], (operation.args, operation.kwargs))
+        results = zip(operation.results, tree_leaves(operation.function(*args, **kwargs)), strict=True)
+        values.update({index: leaf for index, leaf in results if index is not None})
+    return values
 
 
-def _memory(tensor: Tensor) -> object:
-    if tensor.layout is not torch.strided:
-        return None
-    return tensor.untyped_storage()._cdata  # noqa: SLF001 - the only name of a storage that costs nothing
-
-
-def _identity(tensor: Tensor) -> tuple[object, ...]:
-    """Tell tensors apart by their memory: autograd wraps a view into a new object, but never moves it."""
-    strides = tuple(step if size > 1 else 0 for size, step in zip(tensor.shape, tensor.stride(), strict=True))
-    return _memory(tensor), tensor.storage_offset(), tuple(tensor.shape), strides, tensor.dtype
+def in_precision(value: Any, dtype: torch.dtype) -> Any:
+    """Return a tensor, or a type, in another precision if it is floating-point, and as it is if not."""
+    if isinstance(value, torch.dtype):
+        return dtype if value.is_floating_point else dtype.to_complex() if value.is_complex else value
+    if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()):
+        return value.detach().to(in_precision(value.dtype, dtype))
+    return value

@@ -40,7 +40,7 @@ def joined(reports: Sequence[Report]) -> Report:
 
 
 def solve(problem: Problem, solver: Solver | None, *, show_progress: bool) -> tuple[Tensor, Report]:
-    """Return the filters (B, H, W) and how they were found; without a solver, in closed form where there is one."""
+    """Return the filters (B, *grid) and how they were found; without a solver, in closed form where there is one."""
     solution, exact = (solve_exactly(problem) if solver is None else None) or (None, None)
     if solution is None or exact is None or not exact.all():
         with progress(desc="L2CAF attribution") if show_progress else NullProgress() as bar:
@@ -49,13 +49,15 @@ def solve(problem: Problem, solver: Solver | None, *, show_progress: bool) -> tu
     exact = torch.zeros_like(solution.converged) if exact is None else exact
     with torch.no_grad():
         filters = problem.filter(solution.parameters, problem.grid)
-    uniform = filters.amax((1, 2)) - filters.amin((1, 2)) <= _UNIFORM * filters.abs().amax((1, 2))
+    flat = filters.flatten(1)
+    uniform = flat.amax(1) - flat.amin(1) <= _UNIFORM * flat.abs().amax(1)
     if (uniform & solution.converged).any():
         warn_user(
             "a map is uniform: no place matters more than another. An output that is normalised to unit length does "
             "not feel a uniform filter at all; explain what it was before"
         )
-    return filters, Report(solution.objective, solution.steps, solution.converged, exact)
+    dtype = problem.capture.dtype
+    return filters.to(dtype), Report(solution.objective.to(dtype), solution.steps, solution.converged, exact)
 
 
 def _where(chosen: Tensor, one: Solution, other: Solution) -> Solution:

@@ -1,8 +1,13 @@
-"""One forward pass of a network that brings back a layer's activation, the output, and the way between them."""
+"""One forward pass of a network that brings back a layer's activation, the output, and the way between them.
+
+What follows the layer is computed in double precision, whatever the network's own. A search for a minimum comes to
+another end when the last digits change, and rounding changes them with the size of the batch; and only in double
+precision can it be told that a function is affine.
+"""
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,11 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from pml_extensions.attr._recording import Recorder
+from pml_extensions.attr._axes import Axes
+from pml_extensions.attr._recording import in_precision
 from pml_extensions.attr._warning import warn_user
+from pml_extensions.attr._watching import Watch
 
 Run = Callable[[], Tensor]
 Tail = Callable[[Tensor], Tensor]
+_ALIKE = {False: 1e-2, True: 0.5}  # how far an output in double precision may lie from one in single, or in half
 
 
 @dataclass(frozen=True)
@@ -63,13 +71,19 @@ class Capture:
 
     Attributes:
         activation: the tensor at the site, a leaf of the graph of ``output``.
-        output: what the network returned, with its graph back to ``activation`` and no further.
+        output: what the tail returns for it, with its graph back to it and no further.
         tail: the function from an activation to the output.
+        axes: those of the activation, None where they were not seen.
+        precise: whether the tail is precise enough to tell what it is by its values.
+        dtype: of results: the precision of the network, or single if that is less.
     """
 
     activation: Tensor
     output: Tensor
     tail: Tail
+    axes: Axes | None
+    precise: bool
+    dtype: torch.dtype
 
     def __post_init__(self) -> None:
         if len(self.activation) != len(self.output):
@@ -83,50 +97,70 @@ class Capture:
                 raise ValueError(f"{name} must be finite, got NaN or infinity; check inputs and weights")
 
 
-def capture(run: Run, site: Site) -> Capture:
+def capture(run: Run, site: Site, inputs: Sequence[Tensor]) -> Capture:
     """Run a network once and return the activation at a site, the output, and the tail between them.
 
-    The layers before the site run without a graph. If the network does something that cannot be played back, the tail
-    is the whole network run again with the activation put in its place, and a warning says so.
+    If the network does something that cannot be played back, the tail is the whole network run again with the
+    activation put in its place, in its own precision, and a warning says so.
     """
-    recorder, pieces = Recorder(), _Pieces(site.device_ids)
+    watch, pieces = Watch(inputs), _Pieces(site.device_ids)
     caller = threading.get_ident()
-    recording_on = False
 
     def take(tensor: Tensor) -> Tensor:
-        nonlocal recording_on
         refuse_inference_mode()
         piece = tensor.detach().clone().requires_grad_()
         pieces.take(piece)
-        torch.set_grad_enabled(True)  # up to the end of the caller's no_grad
         given = piece.clone()  # no leaf: the network may write into it
         if threading.get_ident() == caller:
-            if not recording_on:
-                recorder.__enter__()  # type: ignore[no-untyped-call] # torch is partly untyped
-            recording_on = True
-            recorder.begin(given)
+            watch.mark(tensor, given)
         return given
 
-    try:
-        with torch.no_grad(), site.replaced_by(take):
-            output = run()
-    finally:
-        if recording_on:
-            recorder.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+    with watch.on(), site.replaced_by(take), torch.enable_grad():
+        output = run().detach()
     if not pieces.tensors:
         raise ValueError(f"layer {_kind(site.layer)} is never reached when forward_func runs; pass one that is")
-    recording = recorder.end(output)
-    if recording.obstacle is None and len(pieces.tensors) == 1:
+    obstacle = "several devices"
+    if len(pieces.tensors) == 1:
         (activation,) = pieces.tensors.values()
-        with torch.enable_grad():
-            return Capture(activation, output if output.requires_grad else recording(activation.clone()), recording)
-    warn_user(
-        f"what follows the layer cannot be played back on its own ({recording.obstacle or 'several devices'}); "
-        "each step runs the whole network"
-    )
+        captured = _played_back(watch, activation, output)
+        if isinstance(captured, Capture):
+            return captured
+        obstacle = captured
+    warn_user(f"what follows the layer cannot be played back on its own ({obstacle}); each step runs the whole network")
     activation, rerun = pieces.joined(), _Rerun(run, site, pieces)
     with torch.enable_grad():
-        return Capture(activation, rerun(activation.clone()), rerun)
+        return Capture(
+            activation, rerun(activation.clone()), rerun, watch.axes, precise=not watch.halved, dtype=_single(output)
+        )
+
+
+def _played_back(watch: Watch, activation: Tensor, output: Tensor) -> Capture | str:
+    """Return what was captured, with the tail played back in double precision, or why that is impossible."""
+    tail, dtype = watch.tail(output), torch.float32 if activation.device.type == "mps" else torch.float64
+    if tail is None:
+        return watch.obstacle or "nothing was recorded"
+    try:
+        replayed = watch.replayed(tail, dtype) if watch.halved else None
+        start, wide = replayed or (in_precision(activation, dtype), tail.in_precision(dtype))
+        start = start.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            again = wide(start.clone())
+    except (RuntimeError, NotImplementedError) as error:
+        return f"in {dtype}: {error}"
+    if output.isfinite().all() and not wide.is_random() and _distance(output, again) > _ALIKE[watch.halved]:
+        return f"it gives something else in {dtype}"
+    return Capture(start, again, wide, watch.axes, precise=True, dtype=_single(output))
+
+
+def _distance(output: Tensor, again: Tensor) -> float:
+    """Return the relative distance of an output and its twin in double precision."""
+    wide = again.detach()
+    size = torch.linalg.vector_norm(wide)
+    return float(torch.linalg.vector_norm(output - wide) / size) if size > 0 else float(output.any())
+
+
+def _single(output: Tensor) -> torch.dtype:
+    return torch.promote_types(output.dtype, torch.float32)
 
 
 @dataclass
@@ -177,13 +211,13 @@ class _Rerun:
 
         def put(tensor: Tensor) -> Tensor:
             calls[tensor.device] += 1
-            if calls[tensor.device] < self.pieces.calls[tensor.device]:
-                return tensor
-            torch.set_grad_enabled(graph)
-            return parts[tensor.device]
+            part = parts[tensor.device]
+            last = calls[tensor.device] == self.pieces.calls[tensor.device]
+            return (part if graph else part.detach().requires_grad_().clone()) if last else tensor
 
-        with torch.no_grad(), self.site.replaced_by(put):
-            return self.run()
+        with torch.enable_grad(), self.site.replaced_by(put):
+            output = self.run()
+        return output if graph else output.detach()
 
 
 def refuse_inference_mode() -> None:

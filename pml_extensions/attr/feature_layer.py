@@ -10,8 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from pml_extensions._declared_input import declared_input
+from pml_extensions.attr._axes import Axes
+from pml_extensions.attr._known_layout import known_layout
+from pml_extensions.attr._network import as_written, kept_buffers
 from pml_extensions.attr._problem import Problem
-from pml_extensions.attr.layouts import ChannelsFirst, Grid, Layout, find_layout, per_place
+from pml_extensions.attr._watching import Watch
+from pml_extensions.attr.layouts import ChannelsFirst, Layout, per_place
 
 __all__ = ["last_feature_layer"]
 
@@ -53,10 +57,9 @@ def last_feature_layer(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | N
         inputs = _default_inputs(model)
     inputs = inputs if isinstance(inputs, tuple) else (inputs,)
     inputs = tuple(x.detach().requires_grad_() if x.is_floating_point() else x for x in inputs)
-    image = cast("tuple[int, int]", tuple(inputs[0].shape[-2:])) if inputs[0].ndim == 4 else None
-    with _eval_mode(model):
+    with _eval_mode(model), as_written(), kept_buffers():
         output = _output(model, inputs)
-        visits = [visit for visit in visit_layers(model, lambda: model(*inputs), len(inputs[0]), image) if visit.useful]
+        visits = [visit for visit in visit_layers(model, lambda: model(*inputs), inputs) if visit.useful]
         if not visits:
             raise ValueError(f"no layer of {type(model).__name__} has places that reach its output")
         width = getattr(model, "num_features", None)
@@ -83,18 +86,17 @@ class Visit:
     everything_passes: bool
 
 
-def visit_layers(
-    model: nn.Module, run: Callable[[], Tensor], examples: int, image: tuple[int, int] | None
-) -> list[Visit]:
+def visit_layers(model: nn.Module, run: Callable[[], Tensor], inputs: Sequence[Tensor]) -> list[Visit]:
     """Run a network and return its layers that have places, in the order in which they were done."""
-    seen: list[tuple[str, nn.Module, Tensor]] = []
+    watch, examples = Watch(inputs), len(inputs[0])
+    seen: list[tuple[str, nn.Module, Tensor, Axes]] = []
 
     def note(name: str) -> Callable[[nn.Module, object, object], object]:
         def hook(layer: nn.Module, _: object, output: object) -> object:
             if isinstance(output, Tensor) and output.is_floating_point() and len(output) == examples:
                 if not output.requires_grad:  # a frozen network's
                     output = output.detach().requires_grad_().clone()
-                seen.append((name, layer, output))
+                seen.append((name, layer, output, watch.axes_of(output)))
             return output
 
         return hook
@@ -103,19 +105,19 @@ def visit_layers(
         module.register_forward_hook(note(name)) for name, module in model.named_modules() if module is not model
     ]
     try:
-        with torch.enable_grad():
+        with watch.on(), torch.enable_grad():
             output = run()
     finally:
         for handle in handles:
             handle.remove()
     on_every_way = _nodes_that_everything_passes(output, model.parameters())
     probe = torch.randn(output.shape, generator=torch.Generator().manual_seed(0)).to(output)
-    tensors = [tensor for _, _, tensor in seen]
+    tensors = [tensor for _, _, tensor, _ in seen]
     gradients = torch.autograd.grad(output, tensors, probe, allow_unused=True)
     visits = []
-    for (name, layer, tensor), gradient in zip(seen, gradients, strict=True):
+    for (name, layer, tensor, axes), gradient in zip(seen, gradients, strict=True):
         try:
-            layout = find_layout(tensor.shape, image, model, layer)
+            layout = known_layout(axes, tensor.shape, layer, model)
         except ValueError:
             continue
         width = tensor.shape[1 if isinstance(layout, ChannelsFirst) else -1]
@@ -136,20 +138,30 @@ def why_useless(layout: Layout, activation: Tensor, gradient: Tensor) -> str | N
 
 
 def refuse_useless_layer(
-    problem: Problem, layer: nn.Module, model: nn.Module | None, run: Callable[[], Tensor], image: Grid | None
+    problem: Problem, layer: nn.Module, model: nn.Module | None, run: Callable[[], Tensor], inputs: Sequence[Tensor]
 ) -> None:
     """Raise a ValueError where a filter is without effect; it names the nearest earlier layer that will do."""
-    reason = why_useless(problem.layout, problem.activation, problem.pull_back(problem.probe()))
+    gradient = problem.pull_back(problem.probe())
+    reason = why_useless(problem.layout, problem.activation, gradient)
     if reason is None:
         return
+    if not gradient.any() and _moves(problem):
+        reason = "what follows moves in steps, as rounding does, and has no slope"
     advice = "pass an earlier layer"
     if model is not None:
-        visits = visit_layers(model, run, problem.examples, image)
+        visits = visit_layers(model, run, inputs)
         own = [place for place, visit in enumerate(visits) if visit.layer is layer]
         earlier = [visit for visit in visits[: own[-1] if own else None] if visit.useful]
         alike = [visit for visit in earlier if visit.shape == problem.activation.shape] or earlier
         advice = f"the nearest earlier layer that will do is {alike[-1].name!r}" if alike else "no earlier one will do"
     raise ValueError(f"layer {type(layer).__name__} has no map: {reason}; {advice}")
+
+
+def _moves(problem: Problem) -> bool:
+    """Say whether the output changes without the activation."""
+    with torch.no_grad():
+        nothing = torch.zeros(problem.examples, *problem.grid).to(problem.original)
+        return not torch.equal(problem.output(nothing), problem.original)
 
 
 @torch.no_grad()
@@ -167,7 +179,7 @@ def _last_that_is_felt(model: nn.Module, inputs: tuple[Tensor, ...], output: Ten
 
     def felt(visit: Visit) -> bool:
         places = math.prod(visit.layout.grid(visit.shape))
-        even, removed = ((_scaled(model, inputs, visit.layer, by) - output).norm() for by in (places**-0.5, 0.0))
+        even, removed = ((_scaled(model, inputs, visit, by) - output).norm() for by in (places**-0.5, 0.0))
         return not even <= _FELT * removed
 
     last, *earlier = reversed(visits)
@@ -175,9 +187,14 @@ def _last_that_is_felt(model: nn.Module, inputs: tuple[Tensor, ...], output: Ten
     return next(filter(felt, [last, *earlier]), last)
 
 
-def _scaled(model: nn.Module, inputs: tuple[Tensor, ...], layer: nn.Module, factor: float) -> Tensor:
-    """Return the output with the output of a layer multiplied."""
-    handle = layer.register_forward_hook(lambda _, __, activation: activation * factor)
+def _scaled(model: nn.Module, inputs: tuple[Tensor, ...], visit: Visit, factor: float) -> Tensor:
+    """Return the output with all places of a layer's output multiplied."""
+
+    def scale(_: nn.Module, __: object, activation: Tensor) -> Tensor:
+        filters = activation.new_full((len(activation), *visit.layout.grid(activation.shape)), factor)
+        return activation * visit.layout.spread(filters, activation.shape)
+
+    handle = visit.layer.register_forward_hook(scale)
     try:
         return _output(model, inputs)
     finally:

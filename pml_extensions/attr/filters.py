@@ -18,11 +18,11 @@ __all__ = ["Filter", "Gaussian", "Softmax", "UnitNorm"]
 class Filter(Protocol):
     """What a filter can do; write another one by giving a class these two methods."""
 
-    def start(self, examples: int, grid: tuple[int, int]) -> Tensor:
+    def start(self, examples: int, grid: tuple[int, ...]) -> Tensor:
         """Return the parameters (B, P) that an iterative solver starts from."""
 
-    def __call__(self, parameters: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Return the filters (B, H, W) that the parameters (B, P) stand for, each example's from its own row."""
+    def __call__(self, parameters: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """Return the filters (B, *grid) that the parameters (B, P) stand for, each example's from its own row."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class UnitNorm:
         tensor([[[0.6000, 0.8000]]])
     """
 
-    def start(self, examples: int, grid: tuple[int, int]) -> Tensor:
+    def start(self, examples: int, grid: tuple[int, ...]) -> Tensor:
         """Return ones, the published start."""
-        return torch.ones(examples, grid[0] * grid[1])
+        return torch.ones(examples, math.prod(grid))
 
-    def __call__(self, parameters: Tensor, grid: tuple[int, int]) -> Tensor:
+    def __call__(self, parameters: Tensor, grid: tuple[int, ...]) -> Tensor:
         """Return p / ||p||."""
         return (F.normalize(parameters, dim=1)).reshape(-1, *grid)
 
@@ -52,11 +52,11 @@ class Softmax:
         tensor(1.)
     """
 
-    def start(self, examples: int, grid: tuple[int, int]) -> Tensor:
+    def start(self, examples: int, grid: tuple[int, ...]) -> Tensor:
         """Return ones, the published start: every place alike."""
-        return torch.ones(examples, grid[0] * grid[1])
+        return torch.ones(examples, math.prod(grid))
 
-    def __call__(self, parameters: Tensor, grid: tuple[int, int]) -> Tensor:
+    def __call__(self, parameters: Tensor, grid: tuple[int, ...]) -> Tensor:
         """Return softmax(p)."""
         return (parameters.softmax(dim=1)).reshape(-1, *grid)
 
@@ -65,10 +65,13 @@ class Softmax:
 class Gaussian:
     """A round Gaussian of sum one whose mean p is free: one place that matters.
 
-    The published code is for 7 x 7 maps; here the mean is counted from the centre of any map.
+    The published code is for 7 x 7 maps; here the mean is counted from the centre of a grid of any size and dimension.
 
     Args:
         std: standard deviation in places. Default: 1, as published.
+
+    Raises:
+        ValueError: if ``std`` is not positive and finite.
 
     Examples:
         >>> Gaussian()(torch.zeros(1, 2), (3, 3)).argmax()
@@ -81,15 +84,15 @@ class Gaussian:
         if not 0 < self.std < math.inf:
             raise ValueError(f"std must be positive and finite, got {self.std}")
 
-    def start(self, examples: int, grid: tuple[int, int]) -> Tensor:  # noqa: ARG002
+    def start(self, examples: int, grid: tuple[int, ...]) -> Tensor:
         """Return zeros: the centre of the map."""
-        return torch.zeros(examples, 2)
+        return torch.zeros(examples, len(grid))
 
-    def __call__(self, parameters: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Return the Gaussian around the mean (row, column), counted from the centre."""
-        rows, columns = (
-            torch.arange(size, dtype=parameters.dtype, device=parameters.device) - (size - 1) / 2 for size in grid
-        )
-        row_part = -(((rows - parameters[:, :1]) / self.std) ** 2) / 2
-        column_part = -(((columns - parameters[:, 1:]) / self.std) ** 2) / 2
-        return ((row_part.unsqueeze(2) + column_part.unsqueeze(1)).flatten(1).softmax(dim=1)).reshape(-1, *grid)
+    def __call__(self, parameters: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """Return the Gaussian around the mean, counted from the centre."""
+        exponent = parameters.new_zeros(len(parameters), *grid)
+        for dim, size in enumerate(grid):
+            ticks = torch.arange(size, dtype=parameters.dtype, device=parameters.device) - (size - 1) / 2
+            along = -(((ticks - parameters[:, dim : dim + 1]) / self.std) ** 2) / 2
+            exponent = exponent + along.reshape(-1, *(size if other == dim else 1 for other in range(len(grid))))
+        return exponent.flatten(1).softmax(dim=1).reshape(-1, *grid)

@@ -5,8 +5,8 @@ Source: Taha, Yang, Shrivastava and Davis, A generic visualization approach for 
 method elsewhere; any layer of any network will do; an output may be kept close to another image's.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from captum._utils.common import _format_additional_forward_args, _run_forward
@@ -16,7 +16,10 @@ from torch import Tensor, nn
 
 from pml_extensions._settings import check_integer, check_object
 from pml_extensions.attr._arguments import Target, check_inputs, check_output, check_parts
+from pml_extensions.attr._known_layout import known_layout
 from pml_extensions.attr._network import (
+    as_written,
+    differentiable,
     examples_of,
     kept_buffers,
     module_of,
@@ -29,7 +32,7 @@ from pml_extensions.attr._solving import Report, joined, solve
 from pml_extensions.attr._tail import Site, capture, refuse_inference_mode
 from pml_extensions.attr.feature_layer import refuse_useless_layer
 from pml_extensions.attr.filters import Filter, UnitNorm
-from pml_extensions.attr.layouts import Layout, find_layout
+from pml_extensions.attr.layouts import Layout
 from pml_extensions.attr.objectives import Objective, objective_for
 from pml_extensions.attr.solver import Solver
 
@@ -153,8 +156,8 @@ class L2CAF(LayerAttribution):
                 Site(
                     layer, attribute_to_layer_input, self.device_ids or getattr(self.forward_func, "device_ids", None)
                 ),
-                examples_of(inputs, chosen, total),
-                examples_of(args, chosen, total),
+                differentiable(examples_of(inputs, chosen, total)),
+                differentiable(examples_of(args, chosen, total)),
                 filter or UnitNorm(),
                 lambda output: objective_for(output, own_target, own_reference, objective),
             )
@@ -163,8 +166,7 @@ class L2CAF(LayerAttribution):
         results = []
         for layer in self._layers():
             refuse_foreign_layer(layer, model)
-            with kept_buffers(model):
-                parts = [solve_some(layer, chosen) for chosen in slices(total, internal_batch_size or total)]
+            parts = [solve_some(layer, chosen) for chosen in slices(total, internal_batch_size or total)]
             maps = torch.cat([filters for filters, _ in parts]).unsqueeze(1)
             maps = maps if signed else maps.abs()
             results.append((maps, joined([report for _, report in parts])) if return_report else maps)
@@ -188,15 +190,13 @@ class L2CAF(LayerAttribution):
         """Run the network once and pose the problem of a layer."""
 
         def run() -> Tensor:
-            return check_output(cast("Tensor", _run_forward(self.forward_func, inputs, None, args)), len(inputs[0]))
+            with as_written(), kept_buffers():
+                return check_output(_run_forward(self.forward_func, inputs, None, args), len(inputs[0]))
 
-        captured = capture(run, site)
-        model, image = module_of(self.forward_func), _image_size(inputs)
-        layout = self.layout or find_layout(captured.activation.shape, image, model, site.layer)
-        problem = Problem(captured, layout, filter, objective_of(captured.output.detach()))
-        refuse_useless_layer(problem, site.layer, model, run, image)
+        model = module_of(self.forward_func)
+        captured = capture(run, site, inputs)
+        activation, output = captured.activation.detach(), captured.output.detach().to(captured.dtype)
+        layout = self.layout or known_layout(captured.axes, activation.shape, site.layer, model)
+        problem = Problem(captured, layout, filter, objective_of(output))
+        refuse_useless_layer(problem, site.layer, model, run, inputs)
         return problem
-
-
-def _image_size(inputs: Sequence[Tensor]) -> tuple[int, int] | None:
-    return next(((tensor.shape[2], tensor.shape[3]) for tensor in inputs if tensor.ndim == 4), None)

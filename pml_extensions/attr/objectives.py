@@ -78,9 +78,12 @@ class ClassSpecific:
 def objective_for(
     output: Tensor, target: Target | None, reference: Tensor | None, objective: Objective | None
 ) -> Objective:
-    """Return the objective that arguments of ``attribute`` ask for, checked against the output."""
+    """Return the objective that arguments of ``attribute`` ask for, checked against the output.
+
+    An objective of the user's own is given outputs in the precision of ``output``.
+    """
     if objective is not None:
-        return objective
+        return lambda found, original: objective(found.to(output.dtype), original.to(output.dtype))
     if reference is not None:
         return Reference(check_reference(reference, output))
     if target is not None:

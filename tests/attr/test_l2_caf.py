@@ -391,7 +391,7 @@ def bad_calls():
         ),
         "layer never reached": (lambda: L2CAF(unused, unused[1]).attribute(x), ValueError, "never reached"),
         "no module": (lambda: L2CAF(model, "conv2"), TypeError, "layer must be a torch.nn.Module"),
-        "a vector": (lambda: L2CAF(model, model.fc).attribute(x), ValueError, r"shape \(3, 5\) has no places"),
+        "a vector": (lambda: L2CAF(model, model.fc).attribute(x), ValueError, r"shape \(3, 5\), has no places"),
         "two tensors": (lambda: L2CAF(pair, pair[1]).attribute(x), ValueError, "returns 2, of shapes"),
         "more dimensions": (lambda: L2CAF(segmenter(), None), TypeError, "layer must be"),
         "reference width": (

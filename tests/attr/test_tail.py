@@ -30,11 +30,11 @@ TIMM = [
 def test_a_recording_gives_what_the_network_gives(name, layer):
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
-    model = timm.create_model(name).eval()
+    model = timm.create_model(name).double().eval()
     nn.init.normal_(model.get_classifier().weight)
     layer = model.get_submodule(layer)
-    x = torch.randn(2, 3, 96 if "vit" not in name else 160, 96 if "vit" not in name else 160)
-    got = capture(lambda: model(x), Site(layer))
+    x = torch.randn(2, 3, 96 if "vit" not in name else 160, 96 if "vit" not in name else 160).double()
+    got = capture(lambda: model(x), Site(layer), (x,))
     assert torch.equal(got.output, model(x))
     other = (got.activation * torch.rand_like(got.activation)).detach().requires_grad_()
     wanted, played = swapped(model, layer, x, other.clone()), got.tail(other)
@@ -52,15 +52,15 @@ def test_layers_before_run_once():
 
 
 def test_side_branches_and_writes_in_place():
-    model, x = pooled(), images()
-    got = capture(lambda: model(x), Site(model.conv2))  # an in-place activation follows, and a skip from before
+    model, x = pooled().double(), images().double()
+    got = capture(lambda: model(x), Site(model.conv2), (x,))  # an in-place activation follows, and a skip from before
     other = got.activation.detach() * 0.3
     assert torch.equal(got.tail(other.clone()), swapped(model, model.conv2, x, other.clone()))
 
 
 def test_input_of_a_layer():
-    model, x = pooled(), images()
-    got = capture(lambda: model(x), Site(model.conv2, to_input=True))
+    model, x = pooled().double(), images().double()
+    got = capture(lambda: model(x), Site(model.conv2, to_input=True), (x,))
     assert torch.equal(got.activation, model.act(model.conv1(x)))
     assert torch.equal(got.output, model(x))
 
@@ -75,8 +75,8 @@ def test_a_layer_that_runs_twice_counts_last():
             return self.conv(self.conv(x).tanh()).mean((2, 3))
 
     torch.manual_seed(0)
-    model, x = Twice().eval(), images()
-    got = capture(lambda: model(x), Site(model.conv))
+    model, x = Twice().double().eval(), images().double()
+    got = capture(lambda: model(x), Site(model.conv), (x,))
     torch.testing.assert_close(got.activation, model.conv(model.conv(x).tanh()))
     torch.testing.assert_close(got.tail(got.activation), got.activation.mean((2, 3)))
 
@@ -102,7 +102,7 @@ def test_what_cannot_be_recorded_is_run_again_and_says_so(runs_twice):
     torch.manual_seed(0)
     model, x = Branching(runs_twice).eval(), images()
     with pytest.warns(UserWarning, match="reads a value of the activation in Python.*runs the whole network"):
-        got = capture(lambda: model(x), Site(model.conv))
+        got = capture(lambda: model(x), Site(model.conv), (x,))
     torch.testing.assert_close(got.output, model(x))
     assert len(model.conv._forward_hooks) == 0
     with pytest.warns(UserWarning, match="whole network"):
@@ -125,7 +125,7 @@ def test_writing_into_what_is_not_the_activations():
     torch.manual_seed(0)
     model, x = Buffered().eval(), images()
     with pytest.warns(UserWarning, match="writes into a tensor"):
-        got = capture(lambda: model(x), Site(model.conv))
+        got = capture(lambda: model(x), Site(model.conv), (x,))
     other = got.activation.detach() * 0.5
     torch.testing.assert_close(got.tail(other.clone()), swapped(model, model.conv, x, other.clone()))
 
