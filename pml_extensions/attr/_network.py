@@ -59,6 +59,13 @@ def as_written() -> Iterator[None]:
 
 
 @contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let a network run operation by operation, and leave it as it was."""
+    with as_written(), kept_buffers():
+        yield
+
+
+@contextmanager
 def kept_buffers() -> Iterator[None]:
     """Undo what the modules that run write into their buffers, such as running statistics and counters."""
     kept: dict[nn.Module, dict[str, tuple[Tensor, Tensor]]] = {}

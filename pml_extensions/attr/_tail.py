@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pml_extensions.attr._axes import Axes
+from pml_extensions.attr._network import undisturbed
 from pml_extensions.attr._recording import in_precision
 from pml_extensions.attr._warning import warn_user
 from pml_extensions.attr._watching import Watch
@@ -115,7 +116,7 @@ def capture(run: Run, site: Site, inputs: Sequence[Tensor]) -> Capture:
             watch.mark(tensor, given)
         return given
 
-    with watch.on(), site.replaced_by(take), torch.enable_grad():
+    with undisturbed(), watch.on(), site.replaced_by(take), torch.enable_grad():
         output = run().detach()
     if not pieces.tensors:
         raise ValueError(f"layer {_kind(site.layer)} is never reached when forward_func runs; pass one that is")
@@ -215,7 +216,7 @@ class _Rerun:
             last = calls[tensor.device] == self.pieces.calls[tensor.device]
             return (part if graph else part.detach().requires_grad_().clone()) if last else tensor
 
-        with torch.enable_grad(), self.site.replaced_by(put):
+        with undisturbed(), torch.enable_grad(), self.site.replaced_by(put):
             output = self.run()
         return output if graph else output.detach()
 

@@ -158,12 +158,12 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch is part
         if func is torch.ops.aten.detach.default:  # the same memory, hence the same slot: the gradient stays
             return
         after = any(self._is_after(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
-        if after and func is torch.ops.aten._local_scalar_dense.default:  # noqa: SLF001 - what .item() and if() call
+        leaves = tree_leaves(result)
+        if after and any(isinstance(leaf, int | float | complex) for leaf in leaves):  # as .item() and if() have it
             self.obstacle = "the network reads a value of the activation in Python"
         for tensor in _written(func, args, kwargs):
             if not (self._is_after(tensor) if after else _identity(tensor) in self._seen):
                 self._cannot(f"{func} writes into a tensor that does not come from the activation", after=after)
-        leaves = tree_leaves(result)
         shapes = [leaf.shape for leaf in leaves if isinstance(leaf, Tensor)]
         axes = iter(axes_of_results(func, args, kwargs, self.axes_of, shapes))
         args, kwargs = tree_map_only(Tensor, lambda one: self._slot_or_constant(one, after=after), (args, kwargs))

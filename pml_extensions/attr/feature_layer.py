@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pml_extensions._declared_input import declared_input
 from pml_extensions.attr._axes import Axes
 from pml_extensions.attr._known_layout import known_layout
-from pml_extensions.attr._network import as_written, kept_buffers
+from pml_extensions.attr._network import undisturbed
 from pml_extensions.attr._problem import Problem
 from pml_extensions.attr._watching import Watch
 from pml_extensions.attr.layouts import ChannelsFirst, Layout, per_place
@@ -57,7 +57,7 @@ def last_feature_layer(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | N
         inputs = _default_inputs(model)
     inputs = inputs if isinstance(inputs, tuple) else (inputs,)
     inputs = tuple(x.detach().requires_grad_() if x.is_floating_point() else x for x in inputs)
-    with _eval_mode(model), as_written(), kept_buffers():
+    with _eval_mode(model), undisturbed():
         output = _output(model, inputs)
         visits = [visit for visit in visit_layers(model, lambda: model(*inputs), inputs) if visit.useful]
         if not visits:
@@ -105,7 +105,7 @@ def visit_layers(model: nn.Module, run: Callable[[], Tensor], inputs: Sequence[T
         module.register_forward_hook(note(name)) for name, module in model.named_modules() if module is not model
     ]
     try:
-        with watch.on(), torch.enable_grad():
+        with undisturbed(), watch.on(), torch.enable_grad():
             output = run()
     finally:
         for handle in handles:

@@ -18,10 +18,8 @@ from pml_extensions._settings import check_integer, check_object
 from pml_extensions.attr._arguments import Target, check_inputs, check_output, check_parts
 from pml_extensions.attr._known_layout import known_layout
 from pml_extensions.attr._network import (
-    as_written,
     differentiable,
     examples_of,
-    kept_buffers,
     module_of,
     refuse_foreign_layer,
     slices,
@@ -190,8 +188,7 @@ class L2CAF(LayerAttribution):
         """Run the network once and pose the problem of a layer."""
 
         def run() -> Tensor:
-            with as_written(), kept_buffers():
-                return check_output(_run_forward(self.forward_func, inputs, None, args), len(inputs[0]))
+            return check_output(_run_forward(self.forward_func, inputs, None, args), len(inputs[0]))
 
         model = module_of(self.forward_func)
         captured = capture(run, site, inputs)
