@@ -11,6 +11,10 @@ from pml_extensions._settings import check_object
 Target = int | tuple[int, ...] | Tensor | list[int] | list[tuple[int, ...]]
 
 
+class TargetError(ValueError, IndexError, AssertionError):
+    """A target that does not fit the output: a ``ValueError``, and whatever captum would raise."""
+
+
 def check_inputs(inputs: object) -> tuple[Tensor, ...]:
     """Return the inputs as a tuple of tensors with the same number of examples."""
     tensors = inputs if isinstance(inputs, tuple) else (inputs,)
@@ -49,13 +53,13 @@ def target_indices(target: Target, output: Tensor) -> Tensor:
     rows = _rows(target, examples)
     indices = torch.tensor(rows, dtype=torch.long) if rows and len({len(row) for row in rows}) == 1 else None
     if indices is None or indices.shape[1] != width:
-        raise ValueError(
+        raise TargetError(
             f"target must name {width} position{'s' * (width != 1)} in the output of shape {tuple(output.shape)}, one "
             f"for each dimension after the first, got {target!r}"
         )
     sizes = torch.tensor(output.shape[1:])
     if ((indices >= sizes) | (indices < -sizes)).any():
-        raise ValueError(f"target is out of range for the output of shape {tuple(output.shape)}, got {target!r}")
+        raise TargetError(f"target is out of range for the output of shape {tuple(output.shape)}, got {target!r}")
     return indices.remainder(sizes).expand(examples, width).to(output.device)
 
 
@@ -71,7 +75,7 @@ def _rows(target: Target, examples: int) -> list[tuple[int, ...]]:
     if not isinstance(target, list):
         raise TypeError(f"target must be an int, a tuple, a list or a tensor, got {type(target).__name__}")
     if len(target) != examples:
-        raise ValueError(f"target must name one class for each of the {examples} examples, got {len(target)}")
+        raise TargetError(f"target must name one class for each of the {examples} examples, got {len(target)}")
     rows = [row if isinstance(row, tuple) else (row,) for row in target]
     entries: list[object] = [entry for row in rows for entry in row]
     for entry in entries:

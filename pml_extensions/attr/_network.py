@@ -1,8 +1,9 @@
 """The network behind a forward function, and what has to be as before when a call ends."""
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -50,12 +51,21 @@ def as_written() -> Iterator[None]:
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     torch.clear_autocast_cache()  # a weight is seen to be brought to half precision only when it is
-    compiled = "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance")
     try:
-        with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+        with sdpa_kernel(SDPBackend.MATH), _uncompiled():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+        yield  # nothing is compiled, or torch is too old to say so
+        return
+    with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
+        warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are global hooks")  # ours
+        yield
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from pml_extensions.attr._network import (
 from pml_extensions.attr._problem import Problem
 from pml_extensions.attr._solving import Report, joined, solve
 from pml_extensions.attr._tail import Site, capture, refuse_inference_mode
+from pml_extensions.attr._tunnel import works_in_tunnels
 from pml_extensions.attr.feature_layer import refuse_useless_layer
 from pml_extensions.attr.filters import Filter, UnitNorm
 from pml_extensions.attr.layouts import Layout
@@ -91,6 +92,7 @@ class L2CAF(LayerAttribution):
             f"device_ids={self.device_ids}, layout={self.layout})"
         )
 
+    @works_in_tunnels
     @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator] # captum's own habit: NoiseTunnel unwraps it
     def attribute(  # noqa: PLR0917
         self,
@@ -98,9 +100,11 @@ class L2CAF(LayerAttribution):
         target: Target | None = None,
         additional_forward_args: object = None,
         attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        attr_dim_summation: bool = True,
+        *,
         reference: Tensor | None = None,
         signed: bool = False,
-        *,
         objective: Objective | None = None,
         filter: Filter | None = None,  # noqa: A002 - the method's word
         solver: Solver | None = None,
@@ -116,6 +120,10 @@ class L2CAF(LayerAttribution):
             additional_forward_args: further arguments of ``forward_func``.
             attribute_to_layer_input: put the filter on what the layer takes instead of on what it returns. With
                 features as ``inputs``, explain the input of the first module after them.
+            relu_attributions: return max(f, 0), not |f|: only the places that the output wants as they are. Beside it
+                ``signed`` is without effect.
+            attr_dim_summation: False returns the filtered activation, A times the map, in the shape of the activation.
+                Default: True, the map alone.
             reference: (B, K) or (1, K), the output to come close to. Instead of ``target``.
             signed: return f, not |f|. Places of negative f speak against what is explained; |f| shows them too.
             objective: a callable ``(output, original) -> (B,)`` to minimise. Instead of ``target`` and ``reference``.
@@ -123,16 +131,19 @@ class L2CAF(LayerAttribution):
             solver: an iterative solver to use. Default: the closed form where there is one, ``LBFGS()`` elsewhere.
             internal_batch_size: explain so many examples at a time. Default: all.
             show_progress: show a bar of the steps of the iterative solver.
-            return_report: return ``(maps, report)``, with a ``Report`` of how each map was found.
+            return_report: return ``(maps, report)``, with a ``Report`` of how each map was found. Through
+                ``NoiseTunnel`` it holds the means over the noisy copies.
 
         Shape:
-            the maps are (B, 1, H, W), with H and W those of the layer's activation, and float32 or wider.
+            the maps are (B, 1, H, W), with H and W those of the layer's activation; (B, 1, L) of sequences and points,
+            (B, 1, D, H, W) of volumes and videos. They are float32 or wider.
 
         Returns:
             A tensor, or a list of one result a layer if ``layer`` is a list.
 
         Raises:
-            ValueError: if an argument does not fit the network, or the layer's places do not reach the output.
+            ValueError: if an argument does not fit the network, or the layer's places do not reach the output. That of
+                a bad target is an ``AssertionError`` as well, as captum's.
             TypeError: if an argument is of another kind.
             RuntimeError: under ``torch.inference_mode()``.
         """
@@ -159,16 +170,22 @@ class L2CAF(LayerAttribution):
                 filter or UnitNorm(),
                 lambda output: objective_for(output, own_target, own_reference, objective),
             )
-            return solve(problem, solver, show_progress=show_progress)
+            filters, report = solve(problem, solver, show_progress=show_progress)
+            maps = filters.clamp_min(0) if relu_attributions else filters if signed else filters.abs()
+            return maps.unsqueeze(1) if attr_dim_summation else problem.filtered(maps).to(maps.dtype), report
 
         results = []
         for layer in self._layers():
             refuse_foreign_layer(layer, model)
             parts = [solve_some(layer, chosen) for chosen in slices(total, internal_batch_size or total)]
-            maps = torch.cat([filters for filters, _ in parts]).unsqueeze(1)
-            maps = maps if signed else maps.abs()
+            maps = torch.cat([maps for maps, _ in parts])
             results.append((maps, joined([report for _, report in parts])) if return_report else maps)
         return results if isinstance(self.layer, list) else results[0]
+
+    @classmethod
+    def get_name(cls) -> str:
+        """Return the method's name."""
+        return "L2-CAF"
 
     def has_convergence_delta(self) -> bool:
         """Return False: how a map was found is in the report."""

@@ -1,4 +1,4 @@
-"""What follows a layer, recorded in one pass: the same values and gradients as the network, without the layers before."""
+"""What follows a layer, recorded in one pass: values and gradients of the network, without the layers before."""
 
 import pytest
 import torch
@@ -141,3 +141,14 @@ def test_forward_functions_that_switch_gradients_off():
         L2CAF(forward, model.conv2, layout=ChannelsFirst()).attribute(x, target=0),
         L2CAF(model, model.conv2).attribute(x, target=0),
     )
+
+
+@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="torch is too old")
+def test_compiled_networks_are_explained_as_they_were_written():
+    torch._dynamo.reset()
+    model, x = pooled(), images()
+    compiled = torch.compile(model, backend="eager")
+    compiled(x)
+    for layer in (model.conv1, model.conv2):
+        torch.testing.assert_close(L2CAF(compiled, layer).attribute(x, 1), L2CAF(model, layer).attribute(x, 1))
+    torch._dynamo.reset()

@@ -4,8 +4,10 @@ import torch
 from torch import nn
 
 from pml_extensions import attr
+from pml_extensions.attr._arguments import TargetError
 
 V, T, R = ValueError, TypeError, RuntimeError
+TARGET = TargetError
 NAN, INF = float("nan"), float("inf")
 
 
@@ -59,15 +61,15 @@ ATTENTION = [
     ("inputs of other sizes", lambda w: w.explain.attribute((w.x, w.x[:2])), V, "inputs same number [3, 2]"),
     ("inputs not a number", lambda w: w.explain.attribute(w.x * NAN), V, "activations finite NaN"),
     ("inputs infinite", lambda w: w.explain.attribute(w.x * INF), V, "activations finite infinity"),
-    ("target out of range", attributed(target=3), V, "target out of range (3, 3) got 3"),
-    ("target far below zero", attributed(target=-4), V, "target out of range got -4"),
+    ("target out of range", attributed(target=3), TARGET, "target out of range (3, 3) got 3"),
+    ("target far below zero", attributed(target=-4), TARGET, "target out of range got -4"),
     ("target of a float", attributed(target=1.0), T, "target int float"),
     ("target by name", attributed(target="cat"), T, "target int str"),
     ("target of floats", attributed(target=torch.ones(3)), T, "target integers float32"),
-    ("targets too few", attributed(target=[0, 1]), V, "target 3 examples 2"),
-    ("targets too many", attributed(target=torch.zeros(4).long()), V, "target 3 examples 4"),
-    ("target of two positions", attributed(target=(0, 1)), V, "target 1 position (3, 3) (0, 1)"),
-    ("targets of mixed lengths", attributed(target=[(0,), (0, 1), (1,)]), V, "target 1 position"),
+    ("targets too few", attributed(target=[0, 1]), TARGET, "target 3 examples 2"),
+    ("targets too many", attributed(target=torch.zeros(4).long()), TARGET, "target 3 examples 4"),
+    ("target of two positions", attributed(target=(0, 1)), TARGET, "target 1 position (3, 3) (0, 1)"),
+    ("targets of mixed lengths", attributed(target=[(0,), (0, 1), (1,)]), TARGET, "target 1 position"),
     ("targets of text", attributed(target=["a", "b", "c"]), T, "target integers str"),
     ("reference a list", attributed(reference=[1.0]), T, "reference tensor list"),
     ("reference too wide", attributed(reference=torch.ones(3, 4)), V, "reference (3, 3) (3, 4)"),
