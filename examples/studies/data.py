@@ -6,13 +6,16 @@ import os
 from collections.abc import Iterable, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from glyphs import Glyphs  # it needs matplotlib, which nothing else here does
 
 VARIABLE = "FASHION_MNIST"
 FOLDERS = ("/usr/share/datasets/fashion-mnist", "data/FashionMNIST/raw")
@@ -122,9 +125,18 @@ def zero_shot_digits(seed: int, train_per_class: int) -> tuple[Images, Images, I
 @lru_cache(maxsize=1)
 def zero_shot_glyphs(seed: int) -> tuple[Images, Images]:
     """Return all drawings of one half of the characters, and those of the other half, each drawing once."""
-    from glyphs import Glyphs  # the other images need no matplotlib
+    from glyphs import Glyphs
 
     return tuple(Images(half.images, half.labels) for half in Glyphs.load().distinct().halves(seed))
+
+
+def common_glyphs(seed: int, first: int, count: int) -> "Glyphs":
+    """Return so many characters with more than ten drawings, from a first one on in an order drawn by the seed."""
+    from glyphs import Glyphs, permutation
+
+    data = Glyphs.load().distinct()
+    common = (data.labels.bincount() > 10).nonzero()[:, 0]
+    return data.classes(common[permutation(len(common), seed)][first : first + count])
 
 
 def halves(seed: int) -> tuple[list[int], list[int]]:

@@ -14,8 +14,7 @@ from contextlib import contextmanager
 
 import timm
 import torch
-from data import Images
-from glyphs import Glyphs, permutation
+from data import Images, common_glyphs
 from knowledge_evolution import ALONE, LONG, RESTARTS, SPLITS, Task, logits, slim_alone, train
 from measures import accuracy
 from runner import Measures, Setting, Study, main
@@ -33,9 +32,7 @@ MEASURES = (FITTED, *(f"{size} {generation}" for size in SIZES for generation in
 
 def few_faces(seed: int, epochs: int) -> Task:
     """Tell characters apart; the seed draws them and their typefaces."""
-    data = Glyphs.load().distinct()
-    many = (data.labels.bincount() > 10).nonzero()[:, 0]
-    drawn = data.classes(many[permutation(len(many), seed)[:CLASSES]])
+    drawn = common_glyphs(seed, 0, CLASSES)
     training, test = Images(drawn.images, drawn.labels).divide(FACES, seed)
     return Task(training, CLASSES, nn.CrossEntropyLoss(), lambda m: accuracy(logits(m, test), test.labels), epochs)
 

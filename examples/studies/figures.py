@@ -1,66 +1,19 @@
-"""The figures of the studies' pages: lines with 95 % bands, and paired differences with their intervals."""
+"""The figures of the studies' pages."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import all_together as together
+import figures_glyphs
 import knowledge_evolution as evolution
-import matplotlib as mpl
 import svmax
 import two_head as heads
-
-mpl.use("Agg")
+from drawing import beyond, differences, lines, panels
 from maps import GRAD_CAM, METHODS, RANDOM
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from results import Estimate, Results, Values, difference
+from results import Results, Values
 from tables import PLAIN, STRONG, head_rows, map_rows
-
-Line = Mapping[float, Values]  # x -> values by seed
-
-
-def panels(columns: int, width: float = 3.2, height: float = 2.8, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """Return a grid of plain axes, row by row."""
-    size = (width * columns, height * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
-    for axis in axes.flat:
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, list(axes.flat)
-
-
-def lines(axes: Axes, named: Mapping[str, Line]) -> None:
-    """Draw a line a name: the mean over the seeds, and its 95 % interval as a band; one point alone is a level."""
-    for colour, (name, line) in enumerate(named.items()):
-        estimates = {x: Estimate.of(list(values.values())) for x, values in line.items() if values}
-        if not estimates:
-            continue
-        x, means = list(estimates), [e.mean for e in estimates.values()]
-        if len(x) == 1:
-            axes.axhline(means[0], color=f"C{colour}", linestyle="--", label=name)
-            continue
-        axes.plot(x, means, "o-", color=f"C{colour}", label=name, markersize=4)
-        low, high = ([e.mean + side * e.half for e in estimates.values()] for side in (-1, 1))
-        axes.fill_between(x, low, high, color=f"C{colour}", alpha=0.12, linewidth=0)
-
-
-def differences(axes: Axes, labels: Sequence[str], values: Sequence[Values], control: Values) -> None:
-    """Draw every seed's difference from a control, and the mean with its 95 % interval."""
-    axes.axvline(0, color="grey", linewidth=1)
-    for place, own in enumerate(values):
-        change = difference(own, control)
-        if change:
-            each = [own[seed] - control[seed] for seed in sorted(own.keys() & control.keys())]
-            axes.plot(each, [place] * len(each), ".", color="C0", alpha=0.4)
-            axes.errorbar(change.mean, place, xerr=change.half, fmt="o", color="C0", capsize=3)
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(len(labels) - 0.5, -0.5)
-
-
-def beyond(values: Values, control: Values) -> Values:
-    """Return the differences from a control, seed by seed."""
-    return {seed: values[seed] - control[seed] for seed in sorted(values.keys() & control.keys())}
 
 
 def svmax_figure(results: Results) -> Figure:
@@ -173,7 +126,7 @@ def slim_figure(results: Results, published: Results) -> Figure:
 def together_figure(results: Results) -> Figure:
     """Draw the differences from the plain metric loss in retrieval of new classes, on the data that were run."""
     measure, control = "R@1, new classes", "triplet, semi-hard"
-    run = [data for data in ("Fashion-MNIST", "digits") if results.values(measure, {"data": data})]
+    run = [data for data in together.BATCHES if results.values(measure, {"data": data})]
     figure, axes = panels(max(1, len(run)), 4.2, 2.8)
     for axis, data in zip(axes, run, strict=False):
         own = {m: results.values(measure, {"data": data, "method": m}) for m in together.METHODS}
@@ -205,8 +158,9 @@ def figures(folder: Path) -> dict[str, Callable[[], Figure]]:
     grid, weights = Results.load(folder, "svmax"), Results.load(folder, "svmax", "svmax_weight")
     few = Results.load(folder, "evolution", "evolution_strong")
     slim = Results.load(folder, *(f"evolution{name}" for name in ("", "_strong", "_more_images", "_retrieval", "_why")))
-    all_parts = Results.load(folder, "all_together", "all_together_digits")
+    all_parts = Results.load(folder, "all_together_glyphs", "all_together", "all_together_digits")
     return {
+        **figures_glyphs.figures(folder),
         "svmax.png": lambda: svmax_figure(grid),
         "svmax_weight.png": lambda: weight_figure(weights),
         "two_head.png": lambda: head_figure(Results.load(folder, "two_head")),

@@ -7,6 +7,7 @@ import all_together as together
 import knowledge_evolution as evolution
 import slim_cost
 import svmax
+import tables_glyphs
 import two_head as heads
 from map_measures import FAITHFULNESS, LOCALISATION
 from maps import CLASSIFIER, EMBEDDER, GRAD_CAM, METHODS
@@ -217,9 +218,10 @@ def tables(folder: Path) -> dict[str, Callable[[], str]]:
     new, more = (Results.load(folder, f"evolution_{name}") for name in ("retrieval", "more_images"))
     slim = Results.load(folder, *(f"evolution{name}" for name in ("", "_strong", "_more_images", "_retrieval", "_why")))
     cost, published = Results.load(folder, "slim_cost"), Results.load(folder, "evolution_published")
-    all_parts = Results.load(folder, "all_together", "all_together_digits")
+    all_parts = Results.load(folder, "all_together_glyphs", "all_together", "all_together_digits")
     photographs, clutter = Results.load(folder, "l2_caf_photographs"), Results.load(folder, "l2_caf")
     return {
+        **tables_glyphs.tables(folder),
         "svmax runs": lambda: grid.provenance,
         "svmax tally": lambda: svmax_tally(grid),
         "svmax recall": lambda: svmax_table(grid, "R@1"),
@@ -246,6 +248,7 @@ def tables(folder: Path) -> dict[str, Callable[[], str]]:
         "slim batches": lambda: batches_table(Results.load(folder, "evolution_batches")),
         "slim cost": lambda: cost_table(cost),
         "together runs": lambda: all_parts.provenance,
+        "together characters": lambda: together_table(all_parts, together.GLYPHS),
         "together Fashion-MNIST": lambda: together_table(all_parts, "Fashion-MNIST"),
         "together digits": lambda: together_table(all_parts, "digits"),
         "photograph runs": lambda: photographs.provenance,

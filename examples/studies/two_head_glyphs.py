@@ -10,8 +10,7 @@ core, a seed 4 minutes.
 
 import timm
 import torch
-from data import Images
-from glyphs import Glyphs, permutation
+from data import Images, common_glyphs
 from measures import accuracy, batches, embed, retrieval
 from runner import Measures, Setting, Study, main
 from torch import Tensor, nn
@@ -31,15 +30,11 @@ def images(setting: Setting, seed: int) -> tuple[Images, Images, Images]:
 
     The classes are ordered from the most frequent to the rarest.
     """
-    data = Glyphs.load().distinct()
-    many = (data.labels.bincount() > 10).nonzero()[:, 0]
-    drawn = many[permutation(len(many), seed)]
     count = setting["number of classes"]
-    seen, unseen = (part.by_face(seed) for part in (data.classes(drawn[:count]), data.classes(drawn[MANY : 2 * MANY])))
+    train, test = (Images(part.images, part.labels) for part in common_glyphs(seed, 0, count).by_face(seed))
+    new = common_glyphs(seed, MANY, MANY)
     wanted = {label: images_of(label / count, setting["classes"]) for label in range(count)}
-    train, test = (Images(part.images, part.labels) for part in seen)
-    new = Images(torch.cat([part.images for part in unseen]), torch.cat([part.labels for part in unseen]))
-    return train.few(wanted, seed), test, new
+    return train.few(wanted, seed), test, Images(new.images, new.labels)
 
 
 def images_of(place: float, classes: str) -> int:

@@ -1,0 +1,218 @@
+"""The tables of the studies on characters."""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import evolution_glyphs as evolution
+import semi_hard
+import svmax_glyphs as svmax
+import two_head as heads
+import two_head_glyphs as two_head
+from knowledge_evolution import ALONE, LONG, RESTARTS
+from results import Cell, Column, Estimate, Results, Row, compared, table
+from scipy import stats
+from spread import NONE, SVMAX
+
+RATES = (0.01, 0.1, 1.0)
+SVMAX_FILES = tuple(f"svmax_glyphs{part}" for part in ("", "_weight", "_rivals", "_long"))
+
+
+def arrows(results: Results, title: str, rows: Sequence[Row], columns: Sequence[Column]) -> str:
+    """Return a table of the means without and with something, in bold where the paired difference is significant."""
+    lines = [f"| {title} | {' | '.join(column.label for column in columns)} |", "|---" * (1 + len(columns)) + "|"]
+    for row, cells in zip(rows, compared(results, rows, columns), strict=True):
+        if any(cell.estimate for cell in cells):
+            shown = [arrow(results, row, column, cell) for column, cell in zip(columns, cells, strict=True)]
+            lines.append(f"| {row.label} | {' | '.join(shown)} |")
+    return "\n".join(lines) if len(lines) > 2 else f"({title}: not measured yet.)"
+
+
+def arrow(results: Results, row: Row, column: Column, cell: Cell) -> str:
+    """Return "without → with"."""
+    control = results.values(column.measure, {**column.where, **(row.control or {})})
+    if cell.estimate is None or not control:
+        return ""
+    text = f"{Estimate.of([*control.values()]).mean:.1f}\u00a0→\u00a0{cell.estimate.mean:.1f}"
+    return f"**{text}**" if cell.significant else text
+
+
+def beside_alone(loss: str, name: str, **where: Any) -> Row:
+    """Return the row of a regularizer, compared with the loss alone."""
+    alone = {"loss": loss, "regularizer": NONE, "weight": 0.0}
+    return Row(name, {"loss": loss, "regularizer": name, **where}, {**where, **alone})
+
+
+def by_rate(results: Results, measure: str, steps: int = svmax.STEPS) -> str:
+    """Return a measure by learning rate, without and with SVMax at its published weight."""
+    rows = []
+    for loss in svmax.LOSSES:
+        row = beside_alone(loss, SVMAX, steps=steps, weight=svmax.WEIGHT[loss])
+        rows.append(Row(loss, row.where, row.control))
+    return arrows(
+        results,
+        f"{measure}, {steps} steps",
+        rows,
+        [Column(f"rate {r:g}", measure, {"learning rate": r}) for r in RATES],
+    )
+
+
+def by_rate_in_full(results: Results, measure: str) -> str:
+    """Return a measure by learning rate with its intervals."""
+    rows = []
+    for loss in svmax.LOSSES:
+        row = beside_alone(loss, SVMAX, steps=svmax.STEPS, weight=svmax.WEIGHT[loss])
+        rows += [Row(f"{loss} alone", row.control or {}), Row(f"{loss}, SVMax", row.where, row.control)]
+    return table(results, measure, rows, [Column(f"rate {r:g}", measure, {"learning rate": r}) for r in RATES])
+
+
+def by_weight(results: Results, measure: str) -> str:
+    """Return a measure beside the loss alone by SVMax's weight, at the middle rate."""
+    where = {"steps": svmax.STEPS, "learning rate": svmax.RATE}
+    rows = [beside_alone(loss, SVMAX, **where) for loss in svmax.LOSSES]
+    rows = [Row(loss, row.where, row.control) for loss, row in zip(svmax.LOSSES, rows, strict=True)]
+    return table(results, measure, rows, [Column(f"weight {w:g}", measure, {"weight": w}) for w in svmax.WEIGHTS])
+
+
+def by_rival(results: Results, loss: str, measure: str) -> str:
+    """Return a measure of every regularizer by its weight, compared with the loss alone."""
+    where = {"steps": svmax.STEPS, "learning rate": svmax.RATE}
+    rows = [beside_alone(loss, name, **where) for name in (SVMAX, *svmax.RIVALS)]
+    return table(
+        results,
+        f"{loss}: {measure}",
+        rows,
+        [Column(f"weight {w:g}", measure, {"weight": w}) for w in svmax.RIVALS_WEIGHTS],
+    )
+
+
+def gains(results: Results) -> list[tuple[str, float, float]]:
+    """Return the loss, the rank without SVMax and the gain in R@1 of every setting at the published weight."""
+    found = []
+    for loss, rate, steps in itertools.product(svmax.LOSSES, RATES, (svmax.STEPS, 4 * svmax.STEPS)):
+        where = {"loss": loss, "learning rate": rate, "steps": steps}
+        alone, own = {**where, "regularizer": NONE}, {**where, "regularizer": SVMAX, "weight": svmax.WEIGHT[loss]}
+        without, with_it = results.values("R@1", alone), results.values("R@1", own)
+        shared = without.keys() & with_it.keys()
+        if shared:
+            ranks = results.values(svmax.TRAINING_RANK, alone)
+            gain = sum(with_it[seed] - without[seed] for seed in shared) / len(shared)
+            found.append((loss, sum(ranks[seed] for seed in shared) / len(shared), gain))
+    return found
+
+
+def foretold(results: Results) -> str:
+    """Return how well the rank without the regularizer foretells the gain."""
+    found = gains(results)
+    if len(found) < 5:
+        return "not measured yet"
+    low, high = ([gain for _, rank, gain in found if (rank < 32) == below] for below in (True, False))
+    correlation = stats.spearmanr([rank for _, rank, _ in found], [gain for _, _, gain in found]).statistic
+    return (
+        f"rank correlation {correlation:.2f} over {len(found)} settings; recall rises in "
+        f"{sum(gain > 0 for gain in low)} of the {len(low)} whose rank is below 32, half of the dimensions, and in "
+        f"{sum(gain > 0 for gain in high)} of the {len(high)} others"
+    )
+
+
+def triplets(results: Results, measure: str, digits: int = 1) -> str:
+    """Return a measure by learning rate, the ways to choose triplets compared with the published one."""
+    control = {"triplets": semi_hard.PUBLISHED}
+    rows = [Row(m, {"triplets": m}, None if m == semi_hard.PUBLISHED else control) for m in semi_hard.METHODS]
+    return table(results, measure, rows, [Column(f"rate {r:g}", measure, {"learning rate": r}, digits) for r in RATES])
+
+
+def head_rows(count: int, classes: str) -> list[Row]:
+    """Return the methods, compared with cross-entropy on the same batches."""
+    base = {"number of classes": count, "classes": classes}
+    control = {**base, "method": heads.P_X_K}
+    methods = (heads.P_X_K, heads.SEMI_HARD, heads.HARD, heads.SHUFFLED)
+    return [Row(m, {**base, "method": m}, None if m == heads.P_X_K else control) for m in methods]
+
+
+def recognition(results: Results) -> str:
+    """Return the accuracies in new typefaces, without and with the second head."""
+    rows = []
+    for count, classes in two_head.SETTINGS:
+        control, *others = head_rows(count, classes)
+        rows += [Row(f"{count} classes, {classes}: {r.label}", r.where, control.where) for r in others[:2]]
+    return arrows(results, "in new typefaces", rows, [Column(m, m, {}) for m in ("accuracy", heads.RARE)])
+
+
+def best_reading(results: Results) -> str:
+    """Return R@1 of new characters by everything that one could retrieve by."""
+    rows = []
+    for count, classes in two_head.SETTINGS:
+        shown = head_rows(count, classes)[:3]
+        rows += [Row(f"{count} classes, {classes}: {row.label}", row.where) for row in shown]
+    return table(results, "R@1 of new characters by", rows, [Column(r, f"R@1, {r}", {}) for r in two_head.READINGS])
+
+
+def heads_in_full(results: Results, measures: Sequence[str], count: int, classes: str) -> str:
+    """Return some measures of a setting."""
+    return table(
+        results, f"{count} classes, {classes}", head_rows(count, classes), [Column(m, m, {}) for m in measures]
+    )
+
+
+def evolved(methods: Sequence[str], control: Mapping[str, Any]) -> list[Row]:
+    """Return the methods by schedule, compared with a control."""
+    schedules = itertools.product((evolution.EQUAL, evolution.LONG_LAST), methods)
+    own = [{"method": method, "schedule": schedule, "threads": 1} for schedule, method in schedules]
+    return [Row(str(control["method"]), control), *(Row("{method}, {schedule}".format(**w), w, control) for w in own)]
+
+
+def generations(results: Results) -> str:
+    """Return the accuracy at the end by schedule, compared with one long training."""
+    rows = evolved((RESTARTS, *evolution.RESETS), {"method": LONG, "schedule": evolution.ONE, "threads": 1})
+    return table(results, "accuracy in new typefaces", rows, [Column("%", "dense 5", {})])
+
+
+def slim_sizes(results: Results) -> str:
+    """Return the slim network as copied and with statistics anew, beside its size trained alone."""
+    level = Results(tuple({**row, "anew 5": row["anew 5"] or row["slim 5"]} for row in results.rows))
+    rows = evolved(["KELS"], {"method": ALONE, "schedule": evolution.EQUAL, "threads": 1})
+    return table(level, "slim size", rows, [Column("as copied", "slim 5", {}), Column("statistics anew", "anew 5", {})])
+
+
+def by_threads(results: Results) -> str:
+    """Return the same trainings on one thread and on two: what chance alone does."""
+    rows = []
+    for method, schedule in ((LONG, evolution.ONE), (RESTARTS, evolution.LONG_LAST), ("KELS", evolution.LONG_LAST)):
+        own = {"method": method, "schedule": schedule}
+        rows += [Row(f"{method}, 1 thread", {**own, "threads": 1}), Row(f"{method}, 2 threads", {**own, "threads": 2})]
+    return table(results, "accuracy in new typefaces", rows, [Column("%", "dense 5", {})])
+
+
+def tables(folder: Path) -> dict[str, Callable[[], str]]:
+    """Return what the pages' placeholders stand for."""
+    grid, three = Results.load(folder, *SVMAX_FILES), Results.load(folder, "semi_hard")
+    two, ke = Results.load(folder, "two_head_glyphs"), Results.load(folder, "evolution_glyphs")
+    threads = Results.load(folder, "evolution_glyphs", "evolution_glyphs_threads")
+    found: dict[str, Callable[[], str]] = {
+        "glyphs runs": lambda: grid.provenance,
+        "glyphs foretold": lambda: foretold(grid),
+        "glyphs long": partial(by_rate, grid, "R@1", 4 * svmax.STEPS),
+        "semi_hard runs": lambda: three.provenance,
+        "two_head_glyphs runs": lambda: two.provenance,
+        "two_head_glyphs recognition": lambda: recognition(two),
+        "two_head_glyphs reading": lambda: best_reading(two),
+        "evolution_glyphs runs": lambda: ke.provenance,
+        "evolution_glyphs dense": lambda: generations(ke),
+        "evolution_glyphs slim": lambda: slim_sizes(ke),
+        "evolution_glyphs threads": lambda: by_threads(threads),
+    }
+    for measure in ("R@1", "MAP@R", "effective rank"):
+        found[f"glyphs {measure}"] = partial(by_rate, grid, measure)
+        found[f"glyphs {measure} in full"] = partial(by_rate_in_full, grid, measure)
+        found[f"glyphs {measure} by weight"] = partial(by_weight, grid, measure)
+        for loss in svmax.RIVALS_LOSSES:
+            found[f"glyphs rivals {loss} {measure}"] = partial(by_rival, grid, loss, measure)
+        found[f"semi_hard {measure}"] = partial(triplets, three, measure)
+    found["semi_hard cost"] = partial(triplets, three, semi_hard.MEASURES[-1])
+    for count, classes in two_head.SETTINGS:
+        shown = ("accuracy", "R@1, pooled", "R@1, embedding", "MAP@R, pooled", "MAP@R, embedding", "CPU ms a step")
+        found[f"two_head_glyphs {count} {classes}"] = partial(heads_in_full, two, shown, count, classes)
+    return found
