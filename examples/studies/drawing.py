@@ -41,10 +41,10 @@ def differences(axes: Axes, labels: Sequence[str], values: Sequence[Values], con
     """Draw every seed's difference from a control, and the mean with its 95 % interval."""
     axes.axvline(0, color="grey", linewidth=1)
     for place, own in enumerate(values):
+        each = [*beyond(own, control).values()]
+        axes.plot(each, [place] * len(each), ".", color="C0", alpha=0.4)
         change = difference(own, control)
         if change:
-            each = [own[seed] - control[seed] for seed in sorted(own.keys() & control.keys())]
-            axes.plot(each, [place] * len(each), ".", color="C0", alpha=0.4)
             axes.errorbar(change.mean, place, xerr=change.half, fmt="o", color="C0", capsize=3)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)

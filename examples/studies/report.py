@@ -74,7 +74,8 @@ def pages(folder: Path) -> dict[str, str]:
     def filled(match: re.Match[str]) -> str:
         kind, *rest = (part.strip() for part in " ".join(match[1].split()).split("|"))
         if not rest:
-            return available[kind]()
+            before = match.string[: match.start()].rpartition("\n")[2]
+            return available[kind]().replace("\n", "\n" + before if before.isspace() else "\n")  # as far in, in a fold
         return NUMBERS[kind](Results.load(folder, *rest[0].split("+")), *rest[1:])
 
     return {path.name: re.sub(r"(?s){{(.+?)}}", filled, path.read_text()) for path in sorted(PAGES.glob("*.md"))}

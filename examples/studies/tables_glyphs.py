@@ -12,7 +12,7 @@ import svmax_glyphs as svmax
 import two_head as heads
 import two_head_glyphs as two_head
 from knowledge_evolution import ALONE, LONG, RESTARTS
-from results import Cell, Column, Estimate, Results, Row, compared, table
+from results import Cell, Column, Results, Row, compared, table
 from scipy import stats
 from spread import NONE, SVMAX
 
@@ -31,11 +31,14 @@ def arrows(results: Results, title: str, rows: Sequence[Row], columns: Sequence[
 
 
 def arrow(results: Results, row: Row, column: Column, cell: Cell) -> str:
-    """Return "without → with"."""
+    """Return "without → with", the means over the seeds that both have."""
+    own = results.values(column.measure, {**row.where, **column.where})
     control = results.values(column.measure, {**column.where, **(row.control or {})})
-    if cell.estimate is None or not control:
+    shared = own.keys() & control.keys()
+    if not shared:
         return ""
-    text = f"{Estimate.of([*control.values()]).mean:.1f}\u00a0→\u00a0{cell.estimate.mean:.1f}"
+    without, with_it = (sum(values[seed] for seed in shared) / len(shared) for values in (control, own))
+    text = f"{without:.1f}\u00a0→\u00a0{with_it:.1f}"
     return f"**{text}**" if cell.significant else text
 
 
