@@ -11,6 +11,7 @@ does not name itself.
 """
 
 import argparse
+import math
 import re
 from pathlib import Path
 
@@ -38,7 +39,9 @@ def mean(results: Results, measure: str, where: str) -> str:
 def paired(results: Results, measure: str, where: str, control: str) -> Estimate | None:
     """Return the paired difference of two settings."""
     chosen = settings(where)
-    return difference(results.values(measure, chosen), results.values(measure, {**chosen, **settings(control)}))
+    own, level = results.values(measure, chosen), results.values(measure, {**chosen, **settings(control)})
+    each = [own[seed] - level[seed] for seed in own.keys() & level.keys()]
+    return Estimate.of(each) if len(each) == 1 else difference(own, level)
 
 
 def change(results: Results, measure: str, where: str, control: str) -> str:
@@ -52,6 +55,8 @@ def verdict(results: Results, measure: str, where: str, control: str) -> str:
     found = paired(results, measure, where, control)
     if found is None:
         return MISSING
+    if math.isnan(found.p):
+        return f"{found.text(sign=True)} with the one seed so far"
     if not found.p < 0.05:
         return f"no clear difference ({found.text(sign=True)})"
     return f"{'higher' if found.mean > 0 else 'lower'} ({found.text(sign=True)})"

@@ -170,6 +170,29 @@ def test_a_study_runs(load, monkeypatch, script, name):
     assert all(0 <= value < float("inf") for value in measures.values())
 
 
+@pytest.mark.parametrize(
+    ("script", "name"),
+    [
+        ("svmax_glyphs", "svmax_glyphs_rivals"),
+        ("semi_hard", "semi_hard"),
+        ("two_head_glyphs", "two_head_glyphs"),
+        ("all_together", "all_together_glyphs"),
+        pytest.param("evolution_glyphs", "evolution_glyphs", marks=pytest.mark.slow),
+    ],
+)
+def test_a_study_of_characters_runs(load, monkeypatch, script, name):
+    pytest.importorskip("matplotlib")
+    glyphs = load("glyphs")
+    labels, faces = torch.arange(1010).repeat_interleave(11), torch.arange(11).repeat(1010)
+    characters = "".join(map(chr, range(0x4E00, 0x4E00 + 1010)))
+    fake = glyphs.Glyphs(torch.rand(len(labels), 1, 32, 32) * 2 - 1, labels, faces, characters)
+    monkeypatch.setattr(glyphs, "drawn", lambda size: fake)
+    study = next(study for study in load(script).STUDIES if study.name == name)
+    measures = study.run(study.settings[1], 0, quick=True)
+    assert set(measures) <= set(study.measures)
+    assert all(0 <= value < float("inf") for value in measures.values())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["classifier", "embedder"])
 def test_maps_of_a_photograph_are_measured(load, network):
