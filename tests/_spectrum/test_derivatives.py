@@ -227,7 +227,7 @@ class TestCompiled:
     def fresh(self):
         torch._dynamo.reset()
 
-    @pytest.mark.parametrize("transform", COMPILED, ids=str)
+    @pytest.mark.parametrize("transform", COMPILED, ids=lambda transform: transform.__name__)
     def test_transforms_in_one_graph(self, transform):
         x = torch.randn(6, 4) if transform in (grad, jacfwd, jacrev) else torch.randn(3, 6, 4)
         compiled = torch.compile(transform(mean_singular_value), backend="aot_eager", fullgraph=True)
