@@ -1,5 +1,6 @@
 """Knowledge Evolution: generations of training with a partial reset in between, around any training loop."""
 
+from pml_extensions._slim_files import load_slim, save_slim
 from pml_extensions._slimming import TracingError
 from pml_extensions._statistics import reestimate_statistics
 from pml_extensions.evolution.knowledge_evolution import Generation, KnowledgeEvolution, Split
@@ -11,7 +12,6 @@ from pml_extensions.evolution.resetting import (
     ResettingRule,
     ShrinkPerturb,
 )
-from pml_extensions.evolution.slim_files import load_slim, save_slim
 from pml_extensions.evolution.splits.kels import KELS
 from pml_extensions.evolution.splits.last_layer import LastLayer
 from pml_extensions.evolution.splits.later_layers import LaterLayers

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from pml_extensions._declared_input import ExampleInput, stand_in_inputs
 from pml_extensions._settings import check_integer, check_model, check_rate
 from pml_extensions._sharding import is_sharded
+from pml_extensions._slim_files import mark
 from pml_extensions._slimming import CountOperations, Widths, analyse, cut
 from pml_extensions._statistics import reestimate_statistics, statistics_of
 from pml_extensions.evolution.latency import measure
-from pml_extensions.evolution.slim_files import mark
 from pml_extensions.evolution.summary import SlimSummary
 from pml_extensions.evolution.weights import weights_by_use
 

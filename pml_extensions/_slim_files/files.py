@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pml_extensions._module_trees import Tree, describe, difference, names_of, other_modules, restore, tensors_of, ties
-from pml_extensions.evolution.slim_answers import answers, other_answer, question
-from pml_extensions.evolution.slim_format_1 import load_format_1
-from pml_extensions.evolution.slim_making import make, way_to
+from pml_extensions._slim_files.answers import answers, other_answer, question
+from pml_extensions._slim_files.format_1 import load_format_1
+from pml_extensions._slim_files.making import make, way_to
 
 __all__ = ["load_slim", "mark", "save_slim"]
 

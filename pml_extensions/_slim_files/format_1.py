@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pml_extensions._slim_files.making import make
 from pml_extensions._slimming import analyse, cut, stand_in
-from pml_extensions.evolution.slim_making import make
 
 __all__ = ["load_format_1"]
 

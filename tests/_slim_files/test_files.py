@@ -13,8 +13,8 @@ from timm.utils import reparameterize_model
 from torch import nn
 from torch.nn.utils import parametrizations
 
+from pml_extensions._slim_files.answers import question
 from pml_extensions.evolution import KELS, load_slim, reestimate_statistics, save_slim
-from pml_extensions.evolution.slim_answers import question
 from pml_extensions.models import TwoHead
 
 KEY = "pml_extensions_slim"
