@@ -46,7 +46,12 @@ def check_object(name: str, value: Any, example: str, method: str = "__call__") 
 def check_model(model: Any) -> None:
     """Raise unless ``model`` is a module whose weights exist and are floating-point numbers."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        got = (
+            f"the class {model.__name__}; write {model.__name__}(...)"
+            if isinstance(model, type)
+            else type(model).__name__
+        )
+        raise TypeError(f"model must be a torch.nn.Module, got {got}")
     for name, parameter in model.named_parameters():
         if is_lazy(parameter):
             raise ValueError(

@@ -7,6 +7,7 @@ import torch
 from captum._utils.progress import NullProgress, progress
 from torch import Tensor
 
+from pml_extensions._constructors import checked_constructor
 from pml_extensions.attr._exact import solve_exactly
 from pml_extensions.attr._problem import Problem
 from pml_extensions.attr._warning import warn_user
@@ -16,6 +17,7 @@ from pml_extensions.attr.solver import Solution, Solver
 _UNIFORM = 1e-3  # spread of a filter's values, over the greatest of them
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class Report:
     """How a map was found, for each example.

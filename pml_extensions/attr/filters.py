@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pml_extensions._constructors import checked_constructor
+
 __all__ = ["Filter", "Gaussian", "Softmax", "UnitNorm"]
 
 
@@ -25,6 +27,7 @@ class Filter(Protocol):
         """Return the filters (B, *grid) that the parameters (B, P) stand for, each example's from its own row."""
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class UnitNorm:
     """f = p / ||p||: any sign, Euclidean norm one.
@@ -43,6 +46,7 @@ class UnitNorm:
         return (F.normalize(parameters, dim=1)).reshape(-1, *grid)
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class Softmax:
     """f = softmax(p) over all places: positive, sum one.
@@ -61,6 +65,7 @@ class Softmax:
         return (parameters.softmax(dim=1)).reshape(-1, *grid)
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class Gaussian:
     """A round Gaussian of sum one whose mean p is free: one place that matters.

@@ -14,6 +14,7 @@ from captum.attr import LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
+from pml_extensions._constructors import checked_constructor
 from pml_extensions._settings import check_integer, check_object
 from pml_extensions.attr._arguments import Target, check_inputs, check_output, check_parts
 from pml_extensions.attr._known_layout import known_layout
@@ -38,6 +39,7 @@ from pml_extensions.attr.solver import Solver
 __all__ = ["L2CAF", "Report"]
 
 
+@checked_constructor
 class L2CAF(LayerAttribution):
     """Attention maps of a layer for any output: a class, a whole embedding, or the likeness of two images.
 

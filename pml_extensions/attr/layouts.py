@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from pml_extensions._constructors import checked_constructor
 from pml_extensions._settings import check_integer
 
 __all__ = ["ChannelsFirst", "ChannelsLast", "Layout", "Tokens"]
@@ -28,6 +29,7 @@ class Layout(Protocol):
         """Return ``filters`` (B, *grid) in a shape that multiplies an activation of ``shape``."""
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class ChannelsFirst:
     """Activations (B, C, L), (B, C, H, W) or (B, C, D, H, W), as convolutions give them.
@@ -47,6 +49,7 @@ class ChannelsFirst:
         return filters.unsqueeze(1)
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class ChannelsLast:
     """Activations (B, T, C), (B, H, W, C) or (B, D, H, W, C).
@@ -68,6 +71,7 @@ class ChannelsLast:
         return filters.unsqueeze(-1)
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class Tokens:
     """Activations (B, prefix + P, C) of P patches, as vision transformers give them, row by row.

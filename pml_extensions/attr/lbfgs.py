@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pml_extensions._constructors import checked_constructor
 from pml_extensions._settings import check_integer, check_number
 from pml_extensions.attr.solver import Solution, value_and_gradient
 
@@ -21,6 +22,7 @@ _DECREASE, _CURVATURE = 1e-4, 0.9  # of the weak Wolfe conditions
 _SHORTEST = 1e-7
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class LBFGS:
     """Limited-memory BFGS from three starts, of which the best end is kept.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pml_extensions._constructors import checked_constructor
 from pml_extensions.attr._arguments import Target, check_reference, target_indices
 
 __all__ = ["ClassOblivious", "ClassSpecific", "Objective", "Reference"]
@@ -20,6 +21,7 @@ __all__ = ["ClassOblivious", "ClassSpecific", "Objective", "Reference"]
 Objective = Callable[[Tensor, Tensor], Tensor]
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class ClassOblivious:
     """||NT(x) - NT_f(x)||^2: keep the whole output, whatever it is.
@@ -34,6 +36,7 @@ class ClassOblivious:
         return (output - original).square().reshape(len(output), -1).sum(dim=1)
 
 
+@checked_constructor
 @dataclass(frozen=True, eq=False)
 class Reference:
     """||R - NT_f(x)||^2: come as close as possible to a given output, such as another image's embedding.
@@ -53,6 +56,7 @@ class Reference:
         return (output - self.reference.to(output)).square().sum(dim=1)
 
 
+@checked_constructor
 @dataclass(frozen=True, eq=False)
 class ClassSpecific:
     """sum_{j != c} NT_f(x)_j - NT_f(x)_c: keep class c and suppress the others, on raw logits.

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pml_extensions._constructors import checked_constructor
 from pml_extensions._settings import check_integer, check_number
 from pml_extensions.attr.solver import Solution, value_and_gradient
 
 __all__ = ["PublishedSGD"]
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class PublishedSGD:
     """Plain gradient descent, as published; kept as a yardstick.

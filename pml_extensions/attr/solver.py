@@ -7,9 +7,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from pml_extensions._constructors import checked_constructor
+
 __all__ = ["Solution", "Solver", "value_and_gradient"]
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class Solution:
     """What a solver found, for each example.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pml_extensions._constructors import checked_constructor
 from pml_extensions._parametrized import refresh_hooked
 from pml_extensions._settings import check_integer, check_model, check_object
 from pml_extensions._sharding import reshard
@@ -27,6 +28,7 @@ from pml_extensions.evolution.summary import Summary, summarize
 __all__ = ["Generation", "KnowledgeEvolution", "Split"]
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class Generation:
     """One generation of training; ``index`` counts from 0."""
@@ -34,6 +36,7 @@ class Generation:
     index: int
 
 
+@checked_constructor
 class KnowledgeEvolution:
     """Split a model's weights once into a fit- and a reset-hypothesis, and reset the latter between generations.
 
@@ -94,7 +97,7 @@ class KnowledgeEvolution:
         self._trained = False  # the current generation, to its end
         self.masks: dict[str, Tensor] = check_masks(model, split(model))
         if all(bool(mask.all()) for mask in self.masks.values()):
-            warnings.warn(f"{split} keeps every weight: a reset will change nothing", stacklevel=2)
+            warnings.warn(f"{split} keeps every weight: a reset will change nothing", stacklevel=3)
 
     def __repr__(self) -> str:
         return (

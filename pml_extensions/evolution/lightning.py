@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from typing_extensions import override
 
+from pml_extensions._constructors import checked_constructor
 from pml_extensions._settings import check_integer, check_object
 from pml_extensions._statistics import reestimate_statistics, unwrapped
 from pml_extensions.evolution.knowledge_evolution import KnowledgeEvolution, Split
@@ -21,6 +22,7 @@ from pml_extensions.evolution.resetting import KaimingUniform, ResettingRule
 __all__ = ["KnowledgeEvolutionCallback"]
 
 
+@checked_constructor
 class KnowledgeEvolutionCallback(Callback):
     """Train a Lightning module, or a part of it, in generations.
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
+from pml_extensions._constructors import checked_constructor
 from pml_extensions._parametrized import as_made, global_generator_seeded
 
 __all__ = ["KaimingNormal", "KaimingUniform", "LayerDefault", "Owner", "ResettingRule", "ShrinkPerturb"]
@@ -30,6 +31,7 @@ class Owner(NamedTuple):
 ResettingRule = Callable[[Tensor, Generator, Owner], Tensor]
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class KaimingUniform:
     """Draw uniformly from ±gain * sqrt(3 / fan_in), as the published code of Knowledge Evolution resets.
@@ -49,6 +51,7 @@ class KaimingUniform:
         return nn.init.kaiming_uniform_(values, a=self.a, generator=generator)
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class KaimingNormal:
     """Draw from a normal distribution of standard deviation sqrt(2 / fan_in): the published start of generation 0.
@@ -61,6 +64,7 @@ class KaimingNormal:
         return nn.init.kaiming_normal_(values, generator=generator)
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class LayerDefault:
     """Draw as the layer was made: by its own ``reset_parameters``, run in a copy of the layer.
@@ -98,6 +102,7 @@ class LayerDefault:
         return drawn.to(values.dtype)
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class ShrinkPerturb:
     """Shrink the current values towards zero and add noise: shrink * W + N(0, std²).

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pml_extensions._constructors import checked_constructor
 from pml_extensions.evolution.latency import Latency, check_latency
 from pml_extensions.evolution.splits.protocols import Explaining, Narrowing, Split, WithExample
 from pml_extensions.evolution.weights import find_weights, weights_by_use
@@ -13,6 +14,7 @@ from pml_extensions.evolution.weights import find_weights, weights_by_use
 __all__ = ["Row", "SlimSummary", "Summary", "summarize"]
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class Row:
     """A parameter: how many of its elements lie in the fit- and in the reset-hypothesis, or why it is not split."""
@@ -29,6 +31,7 @@ class Row:
         return self.fit + self.reset
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class SlimSummary:
     """Dense against slim: parameters, operations of one input (torch's FLOP counter), and the widths that stayed whole.
@@ -60,6 +63,7 @@ class SlimSummary:
         return "\n".join([*lines, *(f"stays whole: {line}" for line in self.whole)])
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class Summary:
     """The rows of all parameters, with totals; prints as a table. A parameter that is not split counts as fit."""

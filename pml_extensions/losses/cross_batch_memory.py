@@ -5,6 +5,7 @@ from typing import Any
 from pytorch_metric_learning import losses
 from torch import Tensor
 
+from pml_extensions._constructors import checked_constructor
 from pml_extensions.losses._empty_batches import call_with_rows
 from pml_extensions.losses.semi_hard_triplet import SemiHardTripletLoss
 from pml_extensions.miners import SemiHardMiner
@@ -12,6 +13,7 @@ from pml_extensions.miners import SemiHardMiner
 __all__ = ["CrossBatchMemory"]
 
 
+@checked_constructor
 class CrossBatchMemory(losses.CrossBatchMemory):
     """The host's CrossBatchMemory, which also takes a SemiHardTripletLoss.
 

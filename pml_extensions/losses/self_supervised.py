@@ -2,11 +2,13 @@
 
 from pytorch_metric_learning import losses
 
+from pml_extensions._constructors import checked_constructor
 from pml_extensions.losses.semi_hard_triplet import SemiHardTripletLoss
 
 __all__ = ["SelfSupervisedLoss"]
 
 
+@checked_constructor
 class SelfSupervisedLoss(losses.SelfSupervisedLoss):
     """The host's SelfSupervisedLoss, which also takes a SemiHardTripletLoss.
 

@@ -16,6 +16,7 @@ from pytorch_metric_learning.losses import BaseMetricLossFunction
 from pytorch_metric_learning.reducers import MeanReducer, MultipleReducers
 from torch import Tensor
 
+from pml_extensions._constructors import checked_constructor
 from pml_extensions._host import (
     TripletIndices,
     as_triplets,
@@ -42,6 +43,7 @@ from pml_extensions.losses._empty_batches import call_with_rows
 __all__ = ["SemiHardTripletLoss"]
 
 
+@checked_constructor
 class SemiHardTripletLoss(BaseMetricLossFunction):
     r"""The mean, over all anchor-positive pairs of a batch, of max(d(a, p) - d(a, n) + margin, 0).
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pml_extensions._constructors import checked_constructor
 from pml_extensions._host import ModuleWithRecordsAndReducer, record, reduced
 from pml_extensions._semi_hard import check_embeddings, check_labels
 from pml_extensions._settings import check_number
@@ -19,6 +20,7 @@ from pml_extensions.losses.semi_hard_triplet import SemiHardTripletLoss
 __all__ = ["TwoHeadLoss"]
 
 
+@checked_constructor
 class TwoHeadLoss(ModuleWithRecordsAndReducer):
     r"""classification_loss(logits, labels) + metric_weight * metric_loss(embeddings, labels).
 

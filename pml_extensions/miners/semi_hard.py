@@ -11,6 +11,7 @@ from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.miners import BaseMiner
 from torch import Tensor
 
+from pml_extensions._constructors import checked_constructor
 from pml_extensions._host import record
 from pml_extensions._semi_hard import SemiHardMining, Triplets, check_batch
 from pml_extensions._settings import check_integer
@@ -18,6 +19,7 @@ from pml_extensions._settings import check_integer
 __all__ = ["SemiHardMiner"]
 
 
+@checked_constructor
 class SemiHardMiner(BaseMiner):
     """Mine, for every anchor-positive pair, the nearest negative that is farther from the anchor than the positive.
 

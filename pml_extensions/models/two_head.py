@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pml_extensions._constructors import checked_constructor
 from pml_extensions._settings import check_integer
 from pml_extensions.models._head import Head, flattened, look_at_head, not_one_tensor
 from pml_extensions.models._layers import layers_of
@@ -40,6 +41,7 @@ class TwoHeadOutput(NamedTuple):
         )
 
 
+@checked_constructor
 class TwoHead(nn.Module):
     """Give a timm classifier a second head, an embedding of its last feature map.
 
@@ -209,9 +211,10 @@ def check_classifier(model: Any) -> None:
     needed = ("forward_features", "forward_head", "get_classifier")
     missing = [name for name in needed if not callable(getattr(model, name, None))]
     if missing:
+        parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+        cure = "pass model.module, and wrap the TwoHead" if parallel else "create it with timm.create_model"
         raise TypeError(
-            f"model must be a timm classifier, got {type(model).__name__} without {', '.join(missing)}; "
-            "create it with timm.create_model"
+            f"model must be a timm classifier, got {type(model).__name__} without {', '.join(missing)}; {cure}"
         )
     if "pre_logits" not in inspect.signature(model.forward_head).parameters:
         raise TypeError(f"model must be able to return pre-logits, but {type(model).__name__}.forward_head is not")

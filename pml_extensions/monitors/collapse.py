@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pml_extensions._constructors import checked_constructor
 from pml_extensions._settings import check_integer, check_number
 from pml_extensions._spectrum import entropy_rank, floating_matrix, nuclear_norm, spread_between_bounds
 
@@ -20,6 +21,7 @@ NEARLY_A_LINE = 1.5
 """Embeddings with a lower effective rank lie along one line, whatever they did before."""
 
 
+@checked_constructor
 class CollapseMonitor:
     """Keep the last embeddings of a training, measure their spread, and warn once when it falls.
 

@@ -8,12 +8,14 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from pml_extensions._constructors import checked_constructor
 from pml_extensions.monitors._probe import Probe
 from pml_extensions.monitors.collapse import CollapseMonitor
 
 __all__ = ["CollapseMonitorCallback"]
 
 
+@checked_constructor
 class CollapseMonitorCallback(Callback):
     """Watch the embeddings that a module returns in training, and log their measures.
 

@@ -10,12 +10,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 from typing_extensions import override
 
+from pml_extensions._constructors import checked_constructor
 from pml_extensions.monitors._probe import Probe
 from pml_extensions.monitors.collapse import CollapseMonitor
 
 __all__ = ["CollapseMonitorCallback"]
 
 
+@checked_constructor
 class CollapseMonitorCallback(TrainerCallback, ExportableState):
     """Watch the embeddings that a module returns in training, and add their measures to the logs.
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from pytorch_metric_learning.regularizers import BaseRegularizer
 from torch import Tensor
 
+from pml_extensions._constructors import checked_constructor
 from pml_extensions._host import enclosing_loss_wrapper, is_distributed, record, reduced
 from pml_extensions._spectrum import entropy_rank, floating_matrix, nuclear_norm, spread_between_bounds
 from pml_extensions.regularizers._processes import SharedNuclearNorm, SharedRows
@@ -21,6 +22,7 @@ from pml_extensions.regularizers._processes import SharedNuclearNorm, SharedRows
 FORMS = ("exponential", "linear")
 
 
+@checked_constructor
 class SVMaxRegularizer(BaseRegularizer):
     """Add to a metric loss a term that falls as the batch of embeddings spreads over more directions.
 

@@ -5,11 +5,13 @@ Source: Taha, Chen, Misu, Shrivastava and Davis, WACV 2020, arXiv:1901.08616, fi
 
 from typing import Any
 
+from pml_extensions._constructors import checked_constructor
 from pml_extensions._host import TrainWithClassifier
 
 __all__ = ["TrainTwoHead"]
 
 
+@checked_constructor
 class TrainTwoHead(TrainWithClassifier):
     """Train an embedder and a classifier that both read the trunk's output.
 

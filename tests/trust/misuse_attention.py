@@ -41,6 +41,11 @@ def in_inference_mode(w):
 
 
 ATTENTION = [
+    ("target to the class", lambda w: attr.L2CAF(w.model, w.model[1], target=1), T, "L2CAF 'target' .attribute"),
+    ("solver to the class", lambda w: attr.L2CAF(w.model, w.model[1], solver=None), T, "L2CAF 'solver' .attribute"),
+    ("layer misspelt", lambda w: attr.L2CAF(w.model, layers=w.model[1]), T, "L2CAF 'layers' 'layer'"),
+    ("steps misspelt", lambda _: attr.LBFGS(step=3), T, "LBFGS 'step' 'steps'"),
+    ("nothing to set", lambda _: attr.ChannelsFirst(grid=3), T, "ChannelsFirst 'grid' none"),
     ("layer by name", lambda w: attr.L2CAF(w.model, "conv"), T, "layer Module 'conv'"),
     ("layer none", lambda w: attr.L2CAF(w.model, None), T, "layer None"),
     ("no layers", lambda w: attr.L2CAF(w.model, []), T, "layer []"),

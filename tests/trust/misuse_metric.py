@@ -3,6 +3,8 @@
 import timm
 import torch
 from classes import randn
+from pytorch_metric_learning.distances import CosineSimilarity
+from pytorch_metric_learning.losses import ContrastiveLoss
 from torch import nn
 
 from pml_extensions import losses, miners, models, regularizers
@@ -20,6 +22,19 @@ def third_derivative():
 
 
 REGULARIZER = [
+    ("unknown setting", lambda _: SVMaxRegularizer(forms="linear"), T, "SVMaxRegularizer 'forms' 'form'"),
+    (
+        "weight of the loss",
+        lambda _: SVMaxRegularizer(embedding_reg_weight=2.0),
+        T,
+        "SVMaxRegularizer 'embedding_reg_weight' BaseMetricLossFunction",
+    ),
+    (
+        "a class in a loss of the host",
+        lambda w: ContrastiveLoss(embedding_regularizer=SVMaxRegularizer)(w.e, w.y),
+        T,
+        "SVMaxRegularizer batch SVMaxRegularizer()",
+    ),
     ("unknown form", lambda _: SVMaxRegularizer(form="quadratic"), V, "form 'exponential' 'linear' 'quadratic'"),
     ("form of another type", lambda _: SVMaxRegularizer(form=None), V, "form None"),
     ("a list", lambda w: w.term([[1.0]]), T, "embeddings tensor list"),
@@ -47,6 +62,66 @@ REGULARIZER = [
 
 
 LOSSES = [
+    (
+        "loss: unknown setting",
+        lambda _: losses.SemiHardTripletLoss(maring=1),
+        T,
+        "SemiHardTripletLoss 'maring' 'margin'",
+    ),
+    (
+        "loss: setting of a distance",
+        lambda _: losses.SemiHardTripletLoss(normalize_embeddings=False),
+        T,
+        "SemiHardTripletLoss 'normalize_embeddings' BaseDistance distance=",
+    ),
+    (
+        "loss: setting of a reducer",
+        lambda _: losses.SemiHardTripletLoss(low=0.1),
+        T,
+        "SemiHardTripletLoss 'low' ThresholdReducer reducer=",
+    ),
+    (
+        "loss: setting of a miner",
+        lambda _: losses.SemiHardTripletLoss(type_of_triplets="semihard"),
+        T,
+        "SemiHardTripletLoss 'type_of_triplets' TripletMarginMiner",
+    ),
+    (
+        "loss: class of a distance",
+        lambda _: losses.SemiHardTripletLoss(distance=CosineSimilarity),
+        T,
+        "distance class CosineSimilarity(...)",
+    ),
+    ("loss: a class for a loss", lambda w: losses.SemiHardTripletLoss(w.e, w.y), T, "SemiHardTripletLoss() batch"),
+    ("two heads: a margin", lambda _: losses.TwoHeadLoss(margin=1), T, "TwoHeadLoss 'margin' SemiHardTripletLoss"),
+    ("two heads: a weight", lambda _: losses.TwoHeadLoss(weight=1), T, "TwoHeadLoss 'weight' 'metric_weight'"),
+    ("two heads: a class", lambda w: losses.TwoHeadLoss((w.logits, w.e), w.y), T, "TwoHeadLoss() batch"),
+    (
+        "memory: class of a miner",
+        lambda _: losses.CrossBatchMemory(losses.SemiHardTripletLoss(), 4, miner=miners.SemiHardMiner),
+        T,
+        "miner class SemiHardMiner(...)",
+    ),
+    (
+        "memory: unknown setting",
+        lambda _: losses.CrossBatchMemory(losses.SemiHardTripletLoss(), 4, size=8),
+        T,
+        "CrossBatchMemory 'size' 'memory_size'",
+    ),
+    (
+        "self-supervised: unknown setting",
+        lambda _: losses.SelfSupervisedLoss(losses.SemiHardTripletLoss(), margin=1),
+        T,
+        "SelfSupervisedLoss 'margin' SemiHardTripletLoss",
+    ),
+    ("miner: a margin", lambda _: miners.SemiHardMiner(margin=0.2), T, "SemiHardMiner 'margin' SemiHardTripletLoss"),
+    (
+        "miner: setting of the host's",
+        lambda _: miners.SemiHardMiner(type_of_triplets="semihard"),
+        T,
+        "SemiHardMiner 'type_of_triplets' TripletMarginMiner",
+    ),
+    ("miner: a class for a miner", lambda w: miners.SemiHardMiner(w.e, w.y), T, "SemiHardMiner() batch"),
     (
         "loss: embeddings of one dimension",
         lambda w: w.loss(torch.ones(8), w.y),
@@ -136,6 +211,13 @@ LOSSES = [
 
 
 TWO_HEAD = [
+    ("data parallel", lambda w: models.TwoHead(nn.DataParallel(w.two.model)), T, "timm DataParallel model.module"),
+    (
+        "unknown setting",
+        lambda w: models.TwoHead(w.two.model, embed_size=4),
+        T,
+        "TwoHead 'embed_size' 'embedding_size'",
+    ),
     ("a plain network", lambda w: models.TwoHead(w.model), T, "model timm Sequential forward_features create_model"),
     ("a name", lambda _: models.TwoHead("resnet18"), T, "model timm str"),
     ("none", lambda _: models.TwoHead(None), T, "model timm NoneType"),

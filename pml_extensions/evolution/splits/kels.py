@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pml_extensions._constructors import checked_constructor
 from pml_extensions._declared_input import ExampleInput, stand_in_inputs
 from pml_extensions._settings import check_integer, check_model, check_rate
 from pml_extensions._sharding import is_sharded
@@ -20,6 +21,7 @@ from pml_extensions.evolution.weights import weights_by_use
 __all__ = ["KELS"]
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class KELS:
     """Put the leading ``ceil(rate * n)`` channels of every hidden width into the fit-hypothesis.
@@ -38,7 +40,8 @@ class KELS:
         Called with a model, the masks: name of each weight -> bool tensor of its shape, True = fit-hypothesis.
 
     Raises:
-        TypeError: if ``rate`` is no number, ``multiple`` no integer or ``example_input`` no tensor or tuple of them.
+        TypeError: if ``rate`` is no number, ``multiple`` no integer or ``example_input`` no tensor or tuple of them;
+            called with a model that is compiled, or inside ``DataParallel`` or ``DistributedDataParallel``.
         ValueError: if ``rate`` lies outside (0, 1] or ``multiple`` is below 1.
 
     Examples:
@@ -80,6 +83,12 @@ class KELS:
         if hasattr(model, "_orig_mod") or isinstance(model, torch.jit.ScriptModule):  # torch.compile's, or scripted
             raise TypeError(
                 f"model must not be compiled, got {type(model).__name__}; split the original and compile it afterwards"
+            )
+        parallel = [m for m in model.modules() if isinstance(m, nn.DataParallel | nn.parallel.DistributedDataParallel)]
+        if parallel:
+            raise TypeError(
+                f"model must be the network that {type(parallel[0]).__name__} holds: pass model.module, evolve it in "
+                "place, and wrap the slim network anew"
             )
         if any(map(is_sharded, model.parameters())):
             raise ValueError(

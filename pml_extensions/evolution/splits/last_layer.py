@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from pml_extensions._constructors import checked_constructor
 from pml_extensions.evolution.weights import ExampleInput, find_weights
 
 __all__ = ["LastLayer"]
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class LastLayer:
     """Put the weights of the last layer into the reset-hypothesis, and all others into the fit-hypothesis.

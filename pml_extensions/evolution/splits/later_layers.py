@@ -7,11 +7,13 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from pml_extensions._constructors import checked_constructor
 from pml_extensions.evolution.weights import ExampleInput, find_weights
 
 __all__ = ["LaterLayers"]
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class LaterLayers:
     """Put all weights before a layer into the fit-hypothesis, and those of the layer and all later ones into the other.

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from pml_extensions._constructors import checked_constructor
 from pml_extensions._settings import check_rate
 from pml_extensions._sharding import whole
 from pml_extensions.evolution.weights import ExampleInput, find_weights
@@ -24,6 +25,7 @@ def largest(weight: Tensor, count: int) -> Tensor:
     return mask.reshape(weight.shape)
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class Magnitude:
     """Put the share ``rate`` of each parameter's weights that is largest in magnitude into the fit-hypothesis.

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from pml_extensions._constructors import checked_constructor
 from pml_extensions._settings import check_integer, check_rate
 from pml_extensions.evolution.draws import generator_for
 from pml_extensions.evolution.weights import ExampleInput, find_weights
@@ -12,6 +13,7 @@ from pml_extensions.evolution.weights import ExampleInput, find_weights
 __all__ = ["WELS"]
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class WELS:
     """Put every weight into the fit-hypothesis with probability ``rate``, independently of the others.
