@@ -1,5 +1,8 @@
 """Settings of every test."""
 
+import sys
+from contextlib import contextmanager
+from importlib import import_module
 from importlib.metadata import version
 
 import pytest
@@ -11,6 +14,24 @@ from packaging.requirements import Requirement
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def imported_from():
+    """A context in which modules that lie beside a folder's scripts are imported, and forgotten after it."""
+
+    @contextmanager
+    def imported(folder):
+        own = {path.stem for path in folder.glob("*.py")}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(str(folder))
+            for name in own & sys.modules.keys():
+                patch.delitem(sys.modules, name)
+            yield import_module
+            for name in own & sys.modules.keys():
+                del sys.modules[name]
+
+    return imported
 
 
 def pytest_configure(config):
