@@ -1,6 +1,7 @@
 """The papers' networks with ImageNet weights, and what they expect of an image."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 
 import timm
 import torch
@@ -30,7 +31,7 @@ def pretrained(name: str, weights: Path | None, num_classes: int | None = None) 
         file = {"pretrained_cfg_overlay": {"file": str(weights)}} if weights else {}
         classes = {} if num_classes is None else {"num_classes": num_classes}
         return timm.create_model(name, pretrained=True, **file, **classes)
-    except (OSError, RuntimeError, KeyError) as error:
+    except (OSError, RuntimeError, KeyError, UnpicklingError) as error:
         where = f"in {weights}" if weights else "over the network; with --weights FILE they are read from a file"
         raise RuntimeError(f"no weights of {name} could be had {where}: {error}") from error
 
