@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pml_extensions.attr._krylov import minimize_with_products
 from pml_extensions.attr._problem import Problem
-from pml_extensions.attr._recording import Recording
-from pml_extensions.attr._sphere import minimize_on_sphere
 from pml_extensions.attr.filters import UnitNorm
 from pml_extensions.attr.layouts import per_place
+from pml_extensions.attr.objectives import ClassOblivious, Reference
 from pml_extensions.attr.solver import Solution
-
-_CHUNK = 2**24  # elements of activations that pass through the tail at once
 
 
 def solve_exactly(problem: Problem) -> tuple[Solution, Tensor] | None:
@@ -28,44 +26,90 @@ def solve_exactly(problem: Problem) -> tuple[Solution, Tensor] | None:
     """
     if type(problem.filter) is not UnitNorm or not problem.capture.precise:
         return None
-    affine = _tail_is_affine(problem)
-    if not affine.any():
+    trial = _random_filters(problem)
+    output = _output(problem, trial)
+    expansion = _Expansion(problem)
+    exact = _tail_is_affine(problem, trial, output) & expansion.holds_at(output)
+    if not exact.any():
         return None
-    output = problem.original.clone().requires_grad_()
-    with torch.enable_grad():
-        objective = problem.objective(output)
-        (cotangent,) = torch.autograd.grad(objective.sum(), output, create_graph=True)
-    slope = _slope(problem, cotangent.detach())
-    if not cotangent.requires_grad:  # the objective is linear in the output
-        Q = None
-        filters = _unit(-slope)
+    slope = _slope(problem, expansion.gradient)
+    if expansion.is_linear:
+        filters, Q_filters, Q_ones = _unit(-slope), torch.zeros_like(slope), torch.zeros_like(slope)
     else:
-        J = _jacobian(problem)
-        HJ = torch.autograd.grad(cotangent, output, J, is_grads_batched=True)[0]
-        Q = torch.einsum("pbk,qbk->bpq", *(matrix.reshape(*J.shape[:2], -1).cpu().double() for matrix in (J, HJ)))
-        Q = (Q + Q.mT) / 2
-        h = slope.cpu().double() - Q.sum(2)
-        filters = minimize_on_sphere(Q, h, torch.ones_like(h)).to(slope)
+        constant = _output(problem, torch.zeros_like(slope))
+        Q_ones = _slope(problem, expansion.bend(problem.original - constant))
+        filters, Q_filters = minimize_with_products(
+            lambda vectors: _slope(problem, expansion.bend(_output(problem, vectors) - constant)),
+            slope - Q_ones,
+            preferred=torch.ones_like(slope),
+            convex=isinstance(problem.objective_of, ClassOblivious | Reference),
+        )
     with torch.no_grad():
         reached = problem.value(filters)
-    step, curved = filters - 1, torch.zeros_like(slope[:, :1, None]) if Q is None else Q.to(slope)
-    foretold = objective.detach() + _model(slope, curved, step)
-    scale = objective.detach().abs() + reached.abs() + _model(slope.abs(), curved.abs(), step.abs())
-    exact = affine & ((reached - foretold).abs() <= _tolerance(problem) * scale)
+    foretold = [slope * (filters - 1), filters * Q_filters / 2, -filters * Q_ones, Q_ones / 2]
+    exact = exact & _agree(problem, reached, expansion.value, foretold)
     steps = torch.zeros(len(exact), dtype=torch.long, device=exact.device)
     return Solution(filters, reached, steps, exact), exact
 
 
-def _tail_is_affine(problem: Problem) -> Tensor:
-    """Say for each example whether the output at a random filter is what the derivative at f = 1 foretells."""
-    probe = problem.probe()
-    noise = torch.randn(math.prod(problem.grid), generator=torch.Generator().manual_seed(1)).to(probe)
-    filters = F.normalize(noise, dim=0).expand(problem.examples, -1)
-    slope = _slope(problem, probe)
+class _Expansion:
+    """The objective to second order in the output, around the output without a filter.
+
+    Attributes:
+        value: (B,) of the objective.
+        gradient: (B, ...) its derivative.
+        is_linear: whether there is no second order.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem, self._output = problem, problem.original.clone().requires_grad_()
+        with torch.enable_grad():
+            value = problem.objective(self._output)
+            (self._gradient,) = torch.autograd.grad(value.sum(), self._output, create_graph=True)
+        self.value, self.gradient, self.is_linear = (
+            value.detach(),
+            self._gradient.detach(),
+            not self._gradient.requires_grad,
+        )
+
+    def bend(self, change: Tensor) -> Tensor:
+        """Return the change of the gradient, to first order."""
+        return torch.autograd.grad(self._gradient, self._output, change, retain_graph=True)[0]
+
+    def holds_at(self, output: Tensor) -> Tensor:
+        """Say for each example whether the objective at another output is as foretold."""
+        change = output - self._problem.original
+        foretold = [self.gradient * change]
+        if not self.is_linear:
+            foretold.append(self.bend(change) * change / 2)
+        with torch.no_grad():
+            return _agree(self._problem, self._problem.objective(output), self.value, foretold)
+
+
+def _agree(problem: Problem, found: Tensor, before: Tensor, changes: list[Tensor]) -> Tensor:
+    """Say for each example whether a value (B,) is the one before plus all changes (B, ...), but for rounding."""
+    changes = [change.reshape(len(change), -1) for change in changes]
+    foretold = before + sum(change.sum(1) for change in changes)
+    size = before.abs() + found.abs() + sum(change.abs().sum(1) for change in changes)
+    return (found - foretold).abs() <= _tolerance(problem) * size
+
+
+def _random_filters(problem: Problem) -> Tensor:
+    """Return a random filter (B, P) of unit norm, the same for every example."""
+    noise = torch.randn(math.prod(problem.grid), generator=torch.Generator().manual_seed(1)).to(problem.original)
+    return F.normalize(noise, dim=0).expand(problem.examples, -1)
+
+
+def _output(problem: Problem, filters: Tensor) -> Tensor:
     with torch.no_grad():
-        output = problem.output(filters.reshape(-1, *problem.grid))
+        return problem.output(filters.reshape(-1, *problem.grid))
+
+
+def _tail_is_affine(problem: Problem, filters: Tensor, output: Tensor) -> Tensor:
+    """Say for each example whether the output at some filters is what the derivative at f = 1 foretells."""
+    probe = problem.probe()
     seen = (probe * (output - problem.original)).reshape(problem.examples, -1)
-    foretold = (slope * (filters - 1)).sum(1)
+    foretold = (_slope(problem, probe) * (filters - 1)).sum(1)
     scale = torch.linalg.vector_norm(seen, dim=1)
     rounding = torch.linalg.vector_norm((probe * problem.original).reshape(problem.examples, -1), dim=1)
     tolerance = _tolerance(problem)
@@ -74,28 +118,9 @@ def _tail_is_affine(problem: Problem) -> Tensor:
 
 
 def _slope(problem: Problem, cotangent: Tensor) -> Tensor:
-    """Return the derivative (B, H * W) of <cotangent, output> at f = 1."""
-    return per_place(problem.layout, problem.activation * problem.pull_back(cotangent)).flatten(1).to(problem.original)
-
-
-def _jacobian(problem: Problem) -> Tensor:
-    """Return the derivative of the output with respect to each place, (H * W, B, ...)."""
-    places = math.prod(problem.grid)
-    basis = torch.eye(places).to(problem.original).reshape(-1, *problem.grid)
-    basis = basis.unsqueeze(1).expand(-1, problem.examples, *problem.grid)
-    with torch.no_grad():
-        nothing = problem.output(torch.zeros_like(basis[0]))
-        if not isinstance(problem.capture.tail, Recording):  # a network run again may do what vmap does not know
-            return torch.stack([problem.output(place) for place in basis]) - nothing
-        chunk = max(1, _CHUNK // problem.activation.numel())
-        return torch.func.vmap(problem.output, chunk_size=chunk)(basis) - nothing
-
-
-def _model(slope: Tensor, Q: Tensor, step: Tensor) -> Tensor:
-    """Return slope' step + step' Q step / 2."""
-    return (slope * step).sum(1) + torch.einsum(
-        "bp,bpq,bq->b", step, Q.expand(-1, step.shape[1], step.shape[1]), step
-    ) / 2
+    """Return the derivative (B, P) of <cotangent, output> at f = 1."""
+    gradient = problem.pull_back(cotangent)
+    return per_place(problem.layout, torch.mul, problem.activation, gradient).flatten(1).to(problem.original)
 
 
 def _unit(vectors: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The problem that a map solves: the filter of each example that makes an objective least."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,17 +13,12 @@ from pml_extensions.attr.objectives import Objective
 
 @dataclass
 class Problem:
-    """min_p objective(tail(A * filter(p))), each example on its own; A is the activation (B, ...).
-
-    Attributes:
-        passes: how often the part of the network after the layer has run.
-    """
+    """min_p objective(tail(A * filter(p))), each example on its own; A is the activation (B, ...)."""
 
     capture: Capture
     layout: Layout
     filter: Filter
     objective_of: Objective
-    passes: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self.activation = self.capture.activation.detach()
@@ -51,7 +46,6 @@ class Problem:
 
     def output(self, filters: Tensor) -> Tensor:
         """Return NT_f(x), in single precision or better."""
-        self.passes += 1
         return _wide(self.capture.tail(self.filtered(filters)))
 
     def objective(self, output: Tensor) -> Tensor:

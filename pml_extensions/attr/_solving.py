@@ -53,7 +53,7 @@ def solve(problem: Problem, solver: Solver | None, *, show_progress: bool) -> tu
         filters = problem.filter(solution.parameters, problem.grid)
     flat = filters.flatten(1)
     uniform = flat.amax(1) - flat.amin(1) <= _UNIFORM * flat.abs().amax(1)
-    if (uniform & solution.converged).any():
+    if flat.shape[1] > 1 and (uniform & solution.converged).any():
         warn_user(
             "a map is uniform: no place matters more than another. An output that is normalised to unit length does "
             "not feel a uniform filter at all; explain what it was before"

@@ -128,10 +128,10 @@ def visit_layers(model: nn.Module, run: Callable[[], Tensor], inputs: Sequence[T
 
 def why_useless(layout: Layout, activation: Tensor, gradient: Tensor) -> str | None:
     """Say why a filter on an activation would be without effect, given the gradient of a random mix of the outputs."""
-    if not per_place(layout, gradient.abs()).any():
+    if not per_place(layout, torch.abs, gradient).any():
         return "its places do not reach the output"
-    pull = activation * gradient
-    slope, size = per_place(layout, pull), per_place(layout, pull.abs())
+    slope = per_place(layout, torch.mul, activation, gradient)
+    size = per_place(layout, lambda *factors: torch.mul(*factors).abs(), activation, gradient)
     if size.any() and slope.norm() <= _SCALE_MATTERS * size.norm():
         return "what follows normalises every place by itself, so that its scale does not reach the output"
     return None
@@ -153,7 +153,8 @@ def refuse_useless_layer(
         own = [place for place, visit in enumerate(visits) if visit.layer is layer]
         earlier = [visit for visit in visits[: own[-1] if own else None] if visit.useful]
         alike = [visit for visit in earlier if visit.shape == problem.activation.shape] or earlier
-        advice = f"the nearest earlier layer that will do is {alike[-1].name!r}" if alike else "no earlier one will do"
+        which = "nearest earlier" if own else "last"
+        advice = f"the {which} layer that will do is {alike[-1].name!r}" if alike else "no earlier one will do"
     raise ValueError(f"layer {type(layer).__name__} has no map: {reason}; {advice}")
 
 

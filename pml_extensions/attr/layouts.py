@@ -5,6 +5,7 @@ value, and class or register tokens get one.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from pml_extensions._settings import check_integer
 __all__ = ["ChannelsFirst", "ChannelsLast", "Layout", "Tokens"]
 
 Grid = tuple[int, ...]
+_PIECE = 2**16  # elements
 
 
 class Layout(Protocol):
@@ -115,13 +117,17 @@ class Tokens:
         return torch.cat([ones, filters.flatten(1)], dim=1).unsqueeze(-1)
 
 
-def per_place(layout: Layout, values: Tensor) -> Tensor:
-    """Return the sum (B, *grid) over the channels of each place."""
-    wide = torch.promote_types(values.dtype, torch.float32)
-    ones = torch.ones(len(values), *layout.grid(values.shape), dtype=wide, device=values.device, requires_grad=True)
+def per_place(layout: Layout, of: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """Return the sum (B, *grid) over the channels of each place of ``of(*tensors)``, in pieces that a cache holds."""
+    first = tensors[0]
+    wide = torch.promote_types(first.dtype, torch.float32)
+    ones = torch.ones(len(first), *layout.grid(first.shape), dtype=wide, device=first.device, requires_grad=True)
     with torch.enable_grad():
-        spread = layout.spread(ones, values.shape) * values
-    return torch.autograd.grad(spread, ones, torch.ones_like(spread))[0]
+        spread = layout.spread(ones, first.shape)
+    examples = max(1, _PIECE // max(1, first[0].numel()))
+    pieces = zip(*(torch.split(tensor, examples) for tensor in (spread, *tensors)), strict=True)
+    sums = torch.cat([of(*piece).to(wide).sum_to_size(shaped.shape) for shaped, *piece in pieces])
+    return torch.autograd.grad(spread, ones, sums)[0]
 
 
 def _expect_dimensions(shape: torch.Size, allowed: range, layout: object) -> None:

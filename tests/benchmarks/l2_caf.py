@@ -1,25 +1,25 @@
 """L2-CAF against captum's LayerGradCam (time) and the published optimiser (objective, passes), as Markdown tables.
 
+export PYTHONPATH=examples                            # where the photographs are
 python tests/benchmarks/l2_caf.py                     # about half an hour on two cores
 python tests/benchmarks/l2_caf.py resnet50 vit        # the objectives of these networks alone
+python tests/benchmarks/l2_caf.py sizes               # time over the number of places
 """
 
 import sys
-from pathlib import Path
 
 import timm
 import torch
-from captum.attr import LayerGradCam
-from interleaved import DEVICE, interleaved, machine, ratio
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
-
 from attention_maps import photographs
+from captum.attr import LayerGradCam
+from interleaved import DEVICE, interleaved, machine, ratio, seconds
 from studies.imagenet import lite0
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pml_extensions.attr import L2CAF, PublishedSGD, last_feature_layer
 
+SIDES = {8: 64, 16: 64, 32: 64, 64: 16}  # places a side, and the batch
 INNER = [
     ("tf_efficientnet_lite0, ImageNet", "blocks.5"),
     ("tf_efficientnet_lite0, ImageNet", "blocks.3"),
@@ -47,6 +47,62 @@ def time_table(batch: int, rounds: int) -> None:
     for name in rivals:
         milliseconds = 1000 * min(samples[name]) / batch
         print(f"| {name} | {batch} | {milliseconds:.1f} | {ratio(samples, name, 'LayerGradCam'):.2f} |")
+
+
+class Pooled(nn.Module):
+    """A convolution, global pooling and a linear layer: 64 channels, 100 outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU())
+        self.head = nn.Linear(64, 100)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits."""
+        return self.head(self.features(images).mean((2, 3)))
+
+    def whole_matrix(self, image: Tensor) -> float:
+        """Return the least class-oblivious objective of one image from the eigenvectors of places x places."""
+        A = self.features(image).flatten(2)[0].double()  # (64, places)
+        J = A.T @ self.head.weight.double().T / A.shape[1]
+        w, V = torch.linalg.eigh(2 * J @ J.T)
+        beta = V.T @ (-2 * J @ J.sum(0))
+        low, high = torch.zeros((), dtype=w.dtype), torch.linalg.vector_norm(beta)  # the multiplier lies between
+        for _ in range(200):
+            middle = (low + high) / 2
+            low, high = (middle, high) if torch.linalg.vector_norm(beta / (w + middle)) > 1 else (low, middle)
+        f = V @ (-beta / (w + high))
+        return float((F.normalize(f, dim=0) @ J - J.sum(0)).square().sum())
+
+
+@torch.no_grad()
+def size_row(side: int, batch: int) -> str:
+    """Return the milliseconds an image of a map of side x side places; the whole matrix once, on one image."""
+    torch.manual_seed(0)
+    model, x = Pooled().to(DEVICE).eval(), torch.randn(batch, 3, side, side, device=DEVICE)
+    explain, grad_cam = L2CAF(model, model.features), LayerGradCam(model, model.features)
+    rivals = {
+        "Grad-CAM": lambda: grad_cam.attribute(x, 0),
+        "specific": lambda: explain.attribute(x, 0),
+        "oblivious": lambda: explain.attribute(x),
+    }
+    samples = interleaved(rivals, rounds=5, warmup=1)
+    least: list[float] = []
+    whole = seconds(lambda: least.append(model.whole_matrix(x[:1])))
+    found = explain.attribute(x[:1], return_report=True)[1].objective.item()
+    times = [f"{1000 * min(samples[name]) / batch:.2f}" for name in rivals]
+    ratios = [f"{ratio(samples, name, 'Grad-CAM'):.1f}" for name in ("specific", "oblivious")]
+    difference = f"{abs(found - least[0]) / least[0]:.0e}"
+    return " | ".join([f"| {side} x {side}", str(batch), *times, *ratios, f"{1000 * whole:.0f}", f"{difference} |"])
+
+
+def size_table() -> None:
+    print(
+        "| places | batch | LayerGradCam | class-specific | class-oblivious | ratio, specific | ratio, oblivious | "
+        "whole matrix | difference |\n" + "| --- " * 9 + "|"
+    )
+    for side, batch in SIDES.items():
+        print(size_row(side, batch), flush=True)
 
 
 def objective_rows(name: str, layer_name: str) -> None:
@@ -78,6 +134,9 @@ def objective_rows(name: str, layer_name: str) -> None:
 def main() -> None:
     chosen = sys.argv[1:]
     print(f"{machine()}\n")
+    if chosen == ["sizes"]:
+        size_table()
+        return
     if not chosen:
         print("| method | batch | ms an image (best) | ratio to LayerGradCam (median) |\n| --- | --- | --- | --- |")
         for batch, rounds in ((1, 15), (32, 5)):
