@@ -32,6 +32,7 @@ EMBEDDING_SIZE = 64
 BATCH_SIZE, PER_CLASS = 144, 4
 STEPS, LEARNING_RATE = 120, 0.1
 QUERIES, NEIGHBOURS = 10, 5
+SHOWN = (1, 2, 3, 5, 9, 17, 33, EMBEDDING_SIZE)  # which singular values
 RIGHT = "#2a9d3a"
 
 
@@ -121,10 +122,9 @@ def singular_values(place: SubplotSpec, spectra: dict[str, Tensor]) -> None:
     """Draw some singular values of every batch, a panel a method."""
     axes = place.subgridspec(1, len(spectra)).subplots(sharey=True)
     for axis, (method, values) in zip(axes, spectra.items(), strict=True):
-        for index in (0, 1, 2, 4, 8, 16, 32, EMBEDDING_SIZE - 1):
-            axis.semilogy(
-                values[:, index].numpy(), color=mpl.colormaps["viridis"](index / EMBEDDING_SIZE), label=index + 1
-            )
+        for place, index in enumerate(SHOWN):
+            colour = mpl.colormaps["viridis"](place / len(SHOWN))
+            axis.semilogy(values[:, index - 1].numpy(), color=colour, label=index)
         axis.set(title=method, xlabel="iteration", ylim=(0.005, 15))
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("singular value of a batch")
