@@ -122,8 +122,8 @@ def singular_values(place: SubplotSpec, spectra: dict[str, Tensor]) -> None:
     """Draw some singular values of every batch, a panel a method."""
     axes = place.subgridspec(1, len(spectra)).subplots(sharey=True)
     for axis, (method, values) in zip(axes, spectra.items(), strict=True):
-        for place, index in enumerate(SHOWN):
-            colour = mpl.colormaps["viridis"](place / len(SHOWN))
+        for order, index in enumerate(SHOWN):
+            colour = mpl.colormaps["viridis"](order / len(SHOWN))
             axis.semilogy(values[:, index - 1].numpy(), color=colour, label=index)
         axis.set(title=method, xlabel="iteration", ylim=(0.005, 15))
         axis.spines[["top", "right"]].set_visible(False)
