@@ -1,6 +1,6 @@
 """The classification toolbox for retrieval networks, as parts for pytorch-metric-learning, timm and captum.
 
-Each subpackage is imported when it is first used, and takes with it only the hosts that it needs.
+Each subpackage is imported when it is first used, and takes with it only the libraries that it needs.
 """
 
 import importlib

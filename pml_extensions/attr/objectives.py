@@ -19,6 +19,8 @@ from pml_extensions.attr._arguments import Target, check_reference, target_indic
 __all__ = ["ClassOblivious", "ClassSpecific", "Objective", "Reference"]
 
 Objective = Callable[[Tensor, Tensor], Tensor]
+"""What a filter is to make small: called with the network's output (B, ...) with the filter and without it, it returns
+one number for each example, (B,)."""
 
 
 @checked_constructor

@@ -48,8 +48,8 @@ class KnowledgeEvolution:
         model: the network, on any device. Its parameters are written in place, so optimisers, compiled models and
             views keep them.
         split: called once with the model; returns for each parameter to split (by its name in
-            ``model.named_parameters()``) a bool mask of its shape, True = fit-hypothesis. ``WELS``,
-            ``LaterLayers``, ``LastLayer``, ``Magnitude``, or any function of that form.
+            ``model.named_parameters()``) a bool mask of its shape, True = fit-hypothesis. ``KELS``,
+            ``WELS``, ``LaterLayers``, ``LastLayer``, ``Magnitude``, or any function of that form (``Split``).
         rule: draws W_random; see ``pml_extensions.evolution.resetting``.
         seed: of the draws. They depend on it, on the generation and on the parameter alone, not on the device, the
             rank or what training did to the global generators.

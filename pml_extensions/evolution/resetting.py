@@ -29,6 +29,8 @@ class Owner(NamedTuple):
 
 
 ResettingRule = Callable[[Tensor, Generator, Owner], Tensor]
+"""What draws a weight anew: called with a copy of its values, which it may overwrite, the generator to draw from, and
+the weight's owner, it returns new values of the same shape."""
 
 
 @checked_constructor

@@ -1,4 +1,4 @@
-"""The host's memory of past batches, with our loss on its list."""
+"""pytorch-metric-learning's memory of past batches, with our loss on its list."""
 
 from typing import Any
 
@@ -15,21 +15,21 @@ __all__ = ["CrossBatchMemory"]
 
 @checked_constructor
 class CrossBatchMemory(losses.CrossBatchMemory):
-    """The host's CrossBatchMemory, which also takes a SemiHardTripletLoss.
+    """pytorch-metric-learning's CrossBatchMemory, which also takes a SemiHardTripletLoss.
 
-    The host names the losses that its wrapper takes in ``supported_losses``; this class adds one name. Without a miner
-    the host would hand all pairs to the loss; here a SemiHardTripletLoss gets a SemiHardMiner, of the distance that the
+    The library names the losses that its wrapper takes in ``supported_losses``; this class adds one name. Without a
+    miner it would hand all pairs to the loss; here a SemiHardTripletLoss gets a SemiHardMiner, of the distance that the
     loss has when the memory is called.
 
     Args:
-        loss: a loss that the host supports, or a SemiHardTripletLoss.
+        loss: a loss that the library's own supports, or a SemiHardTripletLoss.
         embedding_size: the embeddings' dimension.
         memory_size: how many past embeddings are kept.
-        miner: as in the host; by default a SemiHardMiner for a SemiHardTripletLoss, none for any other loss.
-        **kwargs: as in the host.
+        miner: as in the library's own; by default a SemiHardMiner for a SemiHardTripletLoss, none for any other loss.
+        **kwargs: as in the library's own: ``collect_stats``.
 
     Raises:
-        Exception: for a loss that is not supported, as in the host.
+        Exception: for a loss that is not supported, as in the library's own.
         TypeError: it is called without labels: the memory stores them, and compares later batches with them.
 
     Examples:
@@ -53,7 +53,7 @@ class CrossBatchMemory(losses.CrossBatchMemory):
         indices_tuple: tuple[Tensor, ...] | None = None,
         enqueue_mask: Tensor | None = None,
     ) -> Any:
-        """Store the batch and return the loss of its embeddings against all that are stored, as in the host."""
+        """Store the batch and return the loss of its embeddings against all that are stored."""
         if not isinstance(labels, Tensor):
             raise TypeError(
                 f"labels must be a tensor of class numbers, got {type(labels).__name__}: the memory stores them with "

@@ -1,4 +1,4 @@
-"""The host's loss between two views of the same samples, with our loss on its list."""
+"""pytorch-metric-learning's loss between two views of the same samples, with our loss on its list."""
 
 from pytorch_metric_learning import losses
 
@@ -10,16 +10,16 @@ __all__ = ["SelfSupervisedLoss"]
 
 @checked_constructor
 class SelfSupervisedLoss(losses.SelfSupervisedLoss):
-    """The host's SelfSupervisedLoss, which also takes a SemiHardTripletLoss.
+    """pytorch-metric-learning's SelfSupervisedLoss, which also takes a SemiHardTripletLoss.
 
-    The host names the losses that its wrapper takes in ``supported_losses``; this class adds one name.
+    The library names the losses that its wrapper takes in ``supported_losses``; this class adds one name.
 
     Args:
-        *args: as in the host: ``loss``, ``symmetric``.
-        **kwargs: as in the host.
+        *args: as in the library's own: ``loss``, ``symmetric``.
+        **kwargs: the same by name.
 
     Raises:
-        Exception: for a loss that is not supported, as in the host.
+        Exception: for a loss that is not supported, as in the library's own.
 
     Examples:
         >>> import torch

@@ -51,10 +51,11 @@ class SemiHardTripletLoss(BaseMetricLossFunction):
 
     Args:
         margin: how much farther than the positive a negative must be to cost nothing, in units of the distance.
-        smooth_loss: take log(1 + exp(d(a, p) - d(a, n) + margin)), as in the host's TripletMarginLoss.
+        smooth_loss: take log(1 + exp(d(a, p) - d(a, n) + margin)), as in pytorch-metric-learning's TripletMarginLoss.
         block_size: anchors mined at once; None chooses by the memory at hand. It does not change the result.
-        **kwargs: as for every loss of the host: ``distance`` (by default ``LpDistance(power=2)``), ``reducer`` (by
-            default ``MeanReducer()``, which counts the pairs that cost nothing), ``embedding_regularizer``, ...
+        **kwargs: as for every loss of pytorch-metric-learning: ``distance`` (by default ``LpDistance(power=2)``),
+            ``reducer`` (by default ``MeanReducer()``, which counts the pairs that cost nothing),
+            ``embedding_regularizer``, ``embedding_reg_weight``, ``collect_stats``.
 
     Shape:
         embeddings (B, d) and labels (B,), integers; optionally ``indices_tuple``, triplets or pairs that are used in
@@ -143,7 +144,7 @@ class SemiHardTripletLoss(BaseMetricLossFunction):
         ref_emb: Tensor,
         ref_labels: Tensor,
     ) -> dict[str, Any]:
-        """Return the losses of the triplets, given or mined, in the host's form."""
+        """Return the losses of the triplets, given or mined, in pytorch-metric-learning's form."""
         with torch.autocast(embeddings.device.type, enabled=False):
             if indices_tuple is not None:
                 self._warn_of_all_pairs(indices_tuple)

@@ -25,13 +25,14 @@ class TwoHeadLoss(ModuleWithRecordsAndReducer):
     r"""classification_loss(logits, labels) + metric_weight * metric_loss(embeddings, labels).
 
     Args:
-        metric_loss: a loss of the host, called with embeddings, labels and ``indices_tuple``, or a wrapper that hands
-            its arguments on (``torch.compile``, ``DataParallel``, ...); by default ``SemiHardTripletLoss()``.
+        metric_loss: a loss of pytorch-metric-learning, called with embeddings, labels and ``indices_tuple``, or a
+            wrapper that hands its arguments on (``torch.compile``, ``DataParallel``, ...); by default
+            ``SemiHardTripletLoss()``.
         classification_loss: a loss of torch, called with logits and labels; by default ``nn.CrossEntropyLoss()``.
         metric_weight: the metric loss's weight, lambda in the paper.
         ignore_label: rows with this label are unlabelled: they do not take part in the classification loss, nor in the
             metric loss unless ``indices_tuple`` names them. None for no such label.
-        **kwargs: as for the host's losses: ``reducer`` (the two parts are added up by default; with
+        **kwargs: as for pytorch-metric-learning's losses: ``reducer`` (the two parts are added up by default; with
             ``DoNothingReducer()`` the call returns both, as a loss dict) and ``collect_stats``, with which the parts of
             the last call are recorded as ``classification_value`` and ``metric_value``, weighted.
 

@@ -1,7 +1,8 @@
 """A miner of semi-hard triplets: for every anchor-positive pair the nearest negative that is farther than the positive.
 
 Source: Schroff, Kalenichenko and Philbin, FaceNet, arXiv:1503.03832; used in two-head training by Taha et al.,
-arXiv:1901.08616. The host's "semihard" triplets are another set: all that violate a margin without being hard.
+arXiv:1901.08616. pytorch-metric-learning's "semihard" triplets are another set: all that violate a margin without
+being hard.
 """
 
 from typing import Any
@@ -26,15 +27,16 @@ class SemiHardMiner(BaseMiner):
     Args:
         fallback: what a pair gets that has no such negative: "farthest" (the farthest negative) or None (no triplet).
         block_size: anchors taken at once; None chooses by the memory at hand. It does not change the result.
-        **kwargs: as for every miner of the host (``distance``, by default ``LpDistance(power=2)``; ``collect_stats``).
+        **kwargs: as for every miner of pytorch-metric-learning: ``distance`` (by default ``LpDistance(power=2)``),
+            ``collect_stats``.
 
     Shape:
         embeddings (B, d) and labels (B,), integers; optionally ref_emb (R, d) and ref_labels (R,).
 
     Returns:
         anchors, positives and negatives, three int64 tensors of shape (t,). An anchor is not its own positive unless
-        ``ref_labels`` are given that are another tensor than ``labels``, as in the host. Anchors without a positive or
-        without a negative give no triplet.
+        ``ref_labels`` are given that are another tensor than ``labels``, as in pytorch-metric-learning. Anchors without
+        a positive or without a negative give no triplet.
 
     Raises:
         ValueError: for an unknown fallback, or embeddings and labels of the wrong shape.

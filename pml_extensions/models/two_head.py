@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils import _pytree
 
 from pml_extensions._constructors import checked_constructor
 from pml_extensions._settings import check_integer
@@ -37,8 +38,12 @@ class TwoHeadOutput(NamedTuple):
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
             f"a TwoHead model returns (logits, embeddings), a tuple without {name!r}; take .embeddings or .logits of "
-            "it. Where a host asks for an embedder, give it a module that returns output.embeddings"
+            "it. Where a library asks for an embedder, give it a module that returns output.embeddings"
         )
+
+
+if hasattr(_pytree, "_register_namedtuple"):  # without it torch.export writes no file of a model that returns one
+    _pytree._register_namedtuple(TwoHeadOutput, serialized_type_name=f"{__name__}.{TwoHeadOutput.__name__}")  # noqa: SLF001
 
 
 @checked_constructor

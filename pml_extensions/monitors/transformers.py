@@ -26,7 +26,7 @@ class CollapseMonitorCallback(TrainerCallback, ExportableState):
     them, ``trainer.callback_handler.callbacks.insert(0, callback)``. Of each batch the module's first call is seen;
     evaluation is not. Each process sees its own embeddings.
 
-    The host keeps callbacks' states in JSON, and restores them by
+    transformers keeps callbacks' states in JSON, and restores them by
     ``TrainingArguments(restore_callback_states_from_checkpoint=True)`` in a new callback: the highest measures and
     whether the warning has come. The window fills anew.
 

@@ -37,8 +37,8 @@ class SVMaxRegularizer(BaseRegularizer):
             of raw embeddings by their length alone.
         distributed: regularize the batch of all processes of ``torch.distributed``, of which each one passes its own
             rows, as many as it has. Every process gets the value of the whole batch; the gradient for its rows is
-            multiplied by the number of processes, because DistributedDataParallel and FSDP divide by it. Inside the
-            host's DistributedLossWrapper, ``efficient`` or not, the term is neither gathered nor multiplied twice.
+            multiplied by the number of processes, because DistributedDataParallel and FSDP divide by it. Inside a
+            DistributedLossWrapper, ``efficient`` or not, the term is neither gathered nor multiplied twice.
             Without other processes it changes nothing. By default each process regularizes what it is given.
         **kwargs: those of every regularizer: ``collect_stats``, ``reducer``, ``distance`` (not used). With
             ``collect_stats`` the attributes ``mean_singular_value``, ``spread`` (the fraction of the way from L to U)

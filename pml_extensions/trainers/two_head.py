@@ -1,4 +1,4 @@
-"""The host's trainer with a classifier beside the embedder, rather than on top of it.
+"""pytorch-metric-learning's trainer with a classifier beside the embedder, rather than on top of it.
 
 Source: Taha, Chen, Misu, Shrivastava and Davis, WACV 2020, arXiv:1901.08616, figure 2.
 """
@@ -15,14 +15,14 @@ __all__ = ["TrainTwoHead"]
 class TrainTwoHead(TrainWithClassifier):
     """Train an embedder and a classifier that both read the trunk's output.
 
-    It takes what the host's TrainWithClassifier takes, the same dictionaries with the same keys, and trains with the
-    same losses; there the classifier reads the embedding, here it reads what the embedder reads. Testers, hooks and
-    logging presets see no difference. The classifier's input is as wide as the trunk's output.
+    It takes what pytorch-metric-learning's TrainWithClassifier takes, the same dictionaries with the same keys, and
+    trains with the same losses; there the classifier reads the embedding, here it reads what the embedder reads.
+    Testers, hooks and logging presets see no difference. The classifier's input is as wide as the trunk's output.
 
     Args:
-        *args: as in the host: ``models`` ("trunk", "embedder", "classifier"), ``optimizers``, ``batch_size``,
+        *args: as there: ``models`` ("trunk", "embedder", "classifier"), ``optimizers``, ``batch_size``,
             ``loss_funcs`` ("metric_loss", "classifier_loss"), ``dataset``, ...
-        **kwargs: as in the host.
+        **kwargs: the same by name.
 
     Examples:
         >>> from torch.nn import Linear

@@ -5,7 +5,7 @@
     python tests/benchmarks/semi_hard.py --memory 8192 --rows 8192   # as one of four processes, efficient=True
 
 Embeddings have 128 dimensions, batches 4 samples a class. The floor is the product of the embeddings with themselves;
-the host is TripletMarginMiner("semihard") with TripletMarginLoss.
+PML is TripletMarginMiner("semihard") with TripletMarginLoss.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def over(samples, name, base):
 
 def main(sizes, device):
     print(f"{machine()}; milliseconds are the best call's, ratios the median of calls in turn\n")
-    print("| B | product | ours | host | two classes | ours / product | ours / host | two classes / ours |")
+    print("| B | product | ours | PML | two classes | ours / product | ours / PML | two classes / ours |")
     print("|---|---|---|---|---|---|---|---|")
     for size in sizes:
         samples = interleaved(rivals(size, device), rounds=41 if size <= HOST_LIMIT else 7, warmup=1)

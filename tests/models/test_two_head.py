@@ -421,6 +421,14 @@ def test_compiles_and_exports_in_one_graph(name):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_an_exported_program_is_saved_and_loaded(tmp_path):
+    two, images = TwoHead(small(), 8).eval(), torch.randn(2, 3, 32, 32)
+    torch.export.save(torch.export.export(two, (images,)), tmp_path / "two.pt2")
+    found = torch.export.load(tmp_path / "two.pt2").module()(images)
+    assert isinstance(found, TwoHeadOutput)
+    torch.testing.assert_close(found, two(images), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit", "ignore::torch.jit.TracerWarning")
 def test_script_is_refused_and_trace_works():
     two, images = TwoHead(small(), 8).eval(), torch.randn(2, 3, 32, 32)
