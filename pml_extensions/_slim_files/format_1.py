@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pml_extensions._slim_files.making import make
-from pml_extensions._slimming import analyse, cut, stand_in
+from pml_extensions._slimming import analyse, cut, stand_in, with_unread_integers
 
 __all__ = ["load_format_1"]
 
@@ -27,7 +27,8 @@ def load_format_1(metadata: Mapping[str, Any], state: Mapping[str, Tensor]) -> A
     dense = make(metadata["architecture"], metadata["arguments"])
     with torch.random.fork_rng(devices=[]):
         inputs = tuple(stand_in(shape, torch.float32) for shape in metadata["input_shapes"])
-        slim = cut(dense, analyse(dense, inputs, metadata["rate"], metadata["multiple"]))
+        widths = analyse(dense, inputs, metadata["rate"], metadata["multiple"])
+        slim = cut(dense, with_unread_integers(dense, widths))
         if metadata["num_classes"] != metadata["arguments"].get("num_classes"):
             slim.reset_classifier(metadata["num_classes"])
     _check_shapes(slim, state)

@@ -3,6 +3,7 @@
 from pml_extensions._slimming.analysis import Whole, Widths, analyse
 from pml_extensions._slimming.cutting import cut
 from pml_extensions._slimming.locations import TracingError
+from pml_extensions._slimming.telling import with_unread_integers
 from pml_extensions._slimming.tracing.copies import copy_with, weightless
 from pml_extensions._slimming.tracing.forward import CountOperations, shapes_of_output, undisturbed, watch_operands
 from pml_extensions._slimming.tracing.operands import NOT_MULTIPLIED, Operands
@@ -25,4 +26,5 @@ __all__ = [
     "undisturbed",
     "watch_operands",
     "weightless",
+    "with_unread_integers",
 ]

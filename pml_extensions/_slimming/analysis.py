@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from pml_extensions._slimming.algebra.axes import Axis, Cat, Leaf, Reason, kept, leaves, resolve, size, slim_size
-from pml_extensions._slimming.algebra.integers import Attribute, Equation, Size
+from pml_extensions._slimming.algebra.integers import Attribute
 from pml_extensions._slimming.locations import TracingError
 from pml_extensions._slimming.solving.conditions import conditions_of
 from pml_extensions._slimming.solving.fixing import fix_what_follows
@@ -65,7 +65,6 @@ def analyse(model: nn.Module, inputs: tuple[Any, ...], rate: float, multiple: in
     """
     watched = watch(model, inputs)
     trace = watched.trace
-    trace.equations.extend(Equation(attribute, "==", Size(axis)) for attribute, axis in watched.tells.items())
     fix_what_follows(trace.equations)
     targets = wanted_sizes(trace, rate, multiple)
     solution = solve(conditions_of(trace.equations, targets.keys()), targets)
@@ -77,7 +76,7 @@ def analyse(model: nn.Module, inputs: tuple[Any, ...], rate: float, multiple: in
             f"{len(broken)} equations between sizes have no solution, the first at {broken[0].where}; no slim network "
             "can be made of this model, but splits of single weights (WELS) work"
         )
-    return Widths(watched, solution.sizes, solution.attributes, _whole(watched.weight_axes, solution.sizes))
+    return Widths(watched, solution.sizes, solution.attributes, _whole(trace.weight_axes, solution.sizes))
 
 
 def wanted_sizes(trace: Trace, rate: float, multiple: int) -> dict[Leaf, int]:

@@ -199,7 +199,7 @@ def _one_unknown(conditions: list[Condition], values: Mapping[Variable, int]) ->
             continue
         sides = (c.left, c.right) if unknown[0] in set(variables(c.left)) else (c.right, c.left)
         try:
-            value, exact = _invert(sides[0], value_of(sides[1], values), values)
+            value, exact = invert(sides[0], value_of(sides[1], values), values)
         except ZeroDivisionError:
             continue
         if value is not None and exact:
@@ -209,7 +209,7 @@ def _one_unknown(conditions: list[Condition], values: Mapping[Variable, int]) ->
     return rounded  # type: ignore[return-value]
 
 
-def _invert(term: Term, target: int, values: Mapping[Variable, int]) -> tuple[int | None, bool]:  # noqa: PLR0911
+def invert(term: Term, target: int, values: Mapping[Variable, int]) -> tuple[int | None, bool]:  # noqa: PLR0911
     """Solve ``term == target`` for the one variable without a value; tell whether the solution is the only one."""
     if not isinstance(term, tuple):
         return target, True
@@ -217,13 +217,13 @@ def _invert(term: Term, target: int, values: Mapping[Variable, int]) -> tuple[in
     on_left = any(v not in values for v in variables(left))
     inner, other = (left, value_of(right, values)) if on_left else (right, value_of(left, values))
     if symbol == "+":
-        return _invert(inner, target - other, values)
+        return invert(inner, target - other, values)
     if symbol == "-":
-        return _invert(inner, target + other if on_left else other - target, values)
+        return invert(inner, target + other if on_left else other - target, values)
     if symbol == "*":
-        return _invert(inner, target // other, values) if target % other == 0 else (None, False)
+        return invert(inner, target // other, values) if target % other == 0 else (None, False)
     if symbol == "//" and on_left:
-        return _invert(inner, target * other, values)[0], False
+        return invert(inner, target * other, values)[0], False
     if symbol == "//" and target and other % target == 0:
-        return _invert(inner, other // target, values)[0], False
+        return invert(inner, other // target, values)[0], False
     return None, False

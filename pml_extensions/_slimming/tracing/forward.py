@@ -10,14 +10,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
 
 from pml_extensions._slimming.algebra.axes import Axis
-from pml_extensions._slimming.algebra.integers import Attribute
 from pml_extensions._slimming.locations import TracingError
 from pml_extensions._slimming.tracing.copies import held_tensors, weightless
 from pml_extensions._slimming.tracing.modes import WatchIntegers, WatchTensors
 from pml_extensions._slimming.tracing.module_integers import trace_attributes
 from pml_extensions._slimming.tracing.operands import Operands
 from pml_extensions._slimming.tracing.stand_ins import Observer, ShapesOnly, tensors_in
-from pml_extensions._slimming.tracing.timm_contract import Contract, new_classifier
 from pml_extensions._slimming.tracing.trace import Trace
 
 
@@ -28,9 +26,6 @@ class Watched:
     Attributes:
         trace: axes and equations.
         axes: the axes of every tensor that the model holds and its forward used, by name.
-        weight_axes: the axes of the model's own weights, in order of use, with the line of code; the trace has those of
-            a new classifier besides.
-        tells: integers by which a timm model tells of its widths, with the axes they are about.
         operands: how it used the parameters, in eval mode.
         operations: the floating-point operations of that pass.
         inputs: the stand-ins that it was run with.
@@ -40,8 +35,6 @@ class Watched:
 
     trace: Trace
     axes: dict[str, list[Axis]]
-    weight_axes: list[tuple[Axis, str]]
-    tells: dict[Attribute, Axis]
     operands: Operands
     operations: int
     inputs: tuple[Any, ...]
@@ -78,8 +71,7 @@ def undisturbed() -> Iterator[None]:
 def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Watched:
     """Trace one forward pass of a copy of ``model``.
 
-    One more is traced in train mode where the first leaves parameters unused (auxiliary heads), and a new classifier is
-    where the model can be given one: on the features of the first pass, or in a pass of its own.
+    One more is traced in train mode where the first leaves parameters unused (auxiliary heads).
     """
     lean = weightless(model)
     named = dict(held_tensors(lean))
@@ -87,9 +79,7 @@ def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Watched:
     operands = Operands(trace, dict(lean.named_parameters()), tensors_in(inputs))
     tensors = WatchTensors(trace, tensors_in(inputs), operands.observe, counted)
     trace_attributes(lean, trace.equations)
-    contract = Contract(trace, lean)
     _listen(lean, trace)
-    contract.listen()
     for tensor in tensors_in(inputs):
         trace.freeze(tensor, "an input of the network")
 
@@ -113,12 +103,8 @@ def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Watched:
                 lean.train()
                 trained = traced(forward)
             lean.eval()
-        with tensors, WatchIntegers(trace):
-            contract.head()
-        weight_axes = list(trace.weight_axes)
-        new_classifier(lean, trace, lambda: traced(contract.classify if contract.can_classify() else forward))
     axes = {name: trace.axes(tensor) for name, tensor in named.items() if trace.seen(tensor)}
-    return Watched(trace, axes, weight_axes, contract.tells, operands, counted.total, inputs, shapes, trained)
+    return Watched(trace, axes, operands, counted.total, inputs, shapes, trained)
 
 
 def watch_operands(model: nn.Module, inputs: tuple[Tensor, ...]) -> Operands:

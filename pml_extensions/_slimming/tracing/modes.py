@@ -86,7 +86,7 @@ class WatchIntegers(TorchFunctionMode):
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        out = func(*plain(args), **plain(kwargs))
+        out = self.run(func, plain(args), plain(kwargs))
         name = getattr(func, "__name__", "")
         if func == _SHAPE or name == "size":
             return self._shape(args, kwargs)
@@ -98,6 +98,10 @@ class WatchIntegers(TorchFunctionMode):
         elif name not in FREE:
             use.pin((*args, *kwargs.values()))
         return out
+
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a function on plain integers."""
+        return func(*args, **kwargs)
 
     def _shape(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tensor, *rest = args

@@ -3,7 +3,7 @@
 The forward of torch.nn's own classes does not read all of theirs; what those must be follows from the weights.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from pml_extensions._slimming.algebra.integers import Attribute, Equation, TracedInt
+from pml_extensions._slimming.algebra.axes import Axis
+from pml_extensions._slimming.algebra.integers import (
+    Attribute,
+    Equation,
+    Expression,
+    Operation,
+    Size,
+    TracedInt,
+    expression_of,
+)
 
 SizeOf = tuple[str, int]
 
@@ -46,16 +55,37 @@ def _get(module: nn.Module, path: str) -> object:
     return value
 
 
+def grouped_channels(module: nn.Module) -> str | None:
+    """Return which integer of a convolution is the size of its weight's second dimension, times its groups."""
+    if not (isinstance(module, _ConvNd) and isinstance(module.weight, Tensor)):
+        return None
+    return "out_channels" if isinstance(module, _ConvTransposeNd) else "in_channels"
+
+
 def derived_integers(module: nn.Module) -> dict[str, int]:
     """Return what the integers of a torch.nn module must be, given its tensors and its other integers."""
     values = {attribute: _get(module, tensor).shape[dimension] for attribute, tensor, dimension in sizes_of(module)}  # type: ignore[attr-defined]
-    if isinstance(module, _ConvNd) and isinstance(module.weight, Tensor):
-        transposed = isinstance(module, _ConvTransposeNd)
-        name = "out_channels" if transposed else "in_channels"
-        values[name] = module.weight.shape[1] * module.groups
+    grouped: Any = module
+    name = grouped_channels(module)
+    if name is not None:
+        values[name] = grouped.weight.shape[1] * grouped.groups
     if isinstance(module, nn.MultiheadAttention):
         values["head_dim"] = module.out_proj.weight.shape[1] // module.num_heads
     return values
+
+
+def equations_of(module: nn.Module, axes_of: Callable[[Tensor], Sequence[Axis]]) -> Iterator[Equation]:
+    """Yield what holds between the traced integers of a torch.nn module and the axes of its tensors."""
+    found: dict[str, Expression] = {
+        attribute: Size(axes_of(_get(module, tensor))[d])  # type: ignore[arg-type]
+        for attribute, tensor, d in sizes_of(module)
+    }
+    grouped: Any = module
+    name = grouped_channels(module)
+    if name is not None:
+        found[name] = Operation("*", Size(axes_of(grouped.weight)[1]), expression_of(grouped.groups))
+    for attribute, expression in found.items():
+        yield Equation(expression_of(getattr(module, attribute)), "==", expression)
 
 
 def trace_attributes(model: nn.Module, equations: list[Equation]) -> None:

@@ -71,6 +71,11 @@ class Use:
         elif isinstance(value, slice):
             self.pin((value.start, value.stop, value.step))
 
+    def within(self, index: Any, axis: Axis) -> None:
+        """Add the inequality that a traced index is one of an axis."""
+        if isinstance(index, TracedInt):
+            self.trace.equations.append(Equation(index.expression, "<", Size(axis), where()))
+
     def require_all(self, values: Sequence[int], axes: Sequence[Axis]) -> None:
         """Add the equations of a list of sizes; -1 stands for what is left."""
         for value, axis in zip(values, axes, strict=True):
@@ -207,6 +212,7 @@ def _getitem(use: Use) -> None:
             _bound(use, axes[d], item.stop)
         else:
             use.pin(item)
+            use.within(item, axes[d] if d < len(axes) else ())
         d += _consumed(item)
 
 

@@ -12,7 +12,7 @@ from pml_extensions._declared_input import ExampleInput, stand_in_inputs
 from pml_extensions._settings import check_integer, check_model, check_rate
 from pml_extensions._sharding import is_sharded
 from pml_extensions._slim_files import mark
-from pml_extensions._slimming import CountOperations, Widths, analyse, cut
+from pml_extensions._slimming import CountOperations, Widths, analyse, cut, with_unread_integers
 from pml_extensions._statistics import reestimate_statistics, statistics_of
 from pml_extensions.evolution.latency import measure
 from pml_extensions.evolution.summary import SlimSummary
@@ -112,7 +112,7 @@ class KELS:
             TypeError, ValueError: if ``data`` will not do; see ``reestimate_statistics``.
         """
         widths = self.widths(model)
-        slim = cut(model, widths)
+        slim = cut(model, with_unread_integers(model, widths))
         mark(slim, self.rate, self.multiple, widths.watched.inputs)
         if data is not None:
             reestimate_statistics(slim, data, batches=batches)
