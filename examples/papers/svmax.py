@@ -131,9 +131,11 @@ def main() -> None:
     with session(parser, RETRIEVAL, as_published) as now:
         runs = {", ".join(run): run for run in chosen(RUNS, now.options.only)}
         missing = {name: run for name, run in runs.items() if name not in now.rows}
+        for _, per_class, _ in (LOSSES[loss] for loss, *_ in runs.values()):  # all of them, before hours of the first
+            p_by_k(now.data.train.labels, now.options.batch_size, per_class, now.options.seed)
         if now.options.dry_run:
             this = training(now, *next(iter(runs.values())))
-            dry_run(now, this, len(missing) * this.steps, lambda some: test(now, this, some)(), len(missing))
+            dry_run(now, this, len(missing) * this.steps, lambda some: test(now, this, some), len(missing))
             return
         for name, run in missing.items():
             this, checkpoint = training(now, *run), Checkpoint(now, name)

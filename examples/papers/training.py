@@ -159,10 +159,14 @@ class Training:
     step: int = 0
 
     def draws(self, machine: Machine, first: int, last: int) -> Draws:
-        """Yield this process's share of the batches of some steps."""
+        """Yield this process's share of the batches of some steps: neighbours, so that images of a class stay together.
+
+        N-pairs takes a class's first two images, which are then the same ones in the eyes of every process.
+        """
         for step in range(first, last):
             draws = [(place, seed_of(self.seed, "image", step, i)) for i, place in enumerate(self.batches(step))]
-            yield draws[machine.rank :: machine.world]
+            share = len(draws) // machine.world
+            yield draws[machine.rank * share :][:share]
 
 
 def shared_loss(loss: BaseMetricLossFunction) -> nn.Module:

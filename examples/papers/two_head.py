@@ -124,7 +124,7 @@ def main() -> None:
         missing = [name for name in names if any(row(name, step) not in now.rows for step in tests)]
         if options.dry_run:
             this, number = training(now, SEMI_HARD), len(missing) * len(tests)
-            dry_run(now, this, len(missing) * this.steps, lambda some: test(now, this, some)(), number)
+            dry_run(now, this, len(missing) * this.steps, lambda some: test(now, this, some), number)
             return
         for name in missing:
             this, checkpoint = training(now, name), Checkpoint(now, name)

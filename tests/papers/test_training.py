@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import random
+import sys
 from collections import Counter
 from types import SimpleNamespace
 
@@ -203,7 +204,7 @@ class TestBatches:
         this, machine = made(training, session), load("session").Machine
         whole = list(this.draws(machine(torch.device("cpu")), 0, 3))
         parts = [list(this.draws(machine(torch.device("cpu"), rank, 2), 0, 3)) for rank in (0, 1)]
-        assert [sorted(one + other) for one, other in zip(*parts, strict=True)] == [sorted(draws) for draws in whole]
+        assert [one + other for one, other in zip(*parts, strict=True)] == whole
 
 
 def test_an_augmentation_depends_on_its_seed_alone(training, session):
@@ -436,6 +437,14 @@ def test_options_that_cannot_be(load, changed, world, message):
     given = {"seed": 0, "workers": 0, "batch_size": 4, "precision": "bf16", "checkpoint_every": 1, "weights": None}
     with pytest.raises(ValueError, match=message):
         load("session").check(SimpleNamespace(**{**given, **changed}), load("session").Machine(None, 0, world))
+
+
+@pytest.mark.parametrize("name", ["svmax", "two_head", "knowledge_evolution", "l2_caf"])
+def test_a_wrong_folder_ends_a_script_in_one_line(load, tmp_path, monkeypatch, name):
+    data = "cub" if name in {"svmax", "l2_caf"} else "flowers"
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--data", data, "--root", str(tmp_path), "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match=rf"^{name}.py: .* holds no folder .*; unpack it there from http"):
+        load(name).main()
 
 
 def test_weights_that_are_not_there(load, tmp_path):
