@@ -155,10 +155,10 @@ def main() -> None:
     """Measure what is missing of the table, and print it."""
     parser = command_line(__doc__, LOOKING)
     with session(parser, LOOKING, as_published) as now:
-        names = now.options.model.split()
+        runs = {", ".join(run): run for run in chosen(runs_of(now.options.model.split()), now.options.only)}
+        names = {run[0] for run in runs.values()}
         if now.options.weights and len(names) > 1:
-            raise SystemExit(f"--weights are those of one network; pass --model with one of {', '.join(names)}, too")
-        runs = {", ".join(run): run for run in chosen(runs_of(names), now.options.only)}
+            raise SystemExit(f"--weights are those of one network; pass --only with one of {', '.join(names)}, too")
         missing = [run for name, run in runs.items() if name not in now.rows]
         if now.options.dry_run:
             dry_run(now, missing)

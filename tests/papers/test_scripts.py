@@ -75,13 +75,10 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     trees.birds(root / "CUB_200_2011", range(97, 105), each=3)
     trees.aircraft(root)
-    rows = [
-        f"class {c},images/{c}_{part}_{i}.png,{part}"
-        for part in ("train", "validation")
-        for c in "ab"
-        for i in range(8)
-    ]
-    trees.table(root, rows)
+    for folder, each in (("own", 4), ("few", 1)):
+        names = [(part, c, i) for part in ("train", "validation") for c in "ab" for i in range(each)]
+        rows = [f"class {c},images/{c}_{part}_{i}.png,{part},5,25,5,20" for part, c, i in names]
+        trees.table(root / folder, rows, "label,path,split,x_1,x_2,y_1,y_2")
     torch.manual_seed(0)
     for name in ("test_resnet", "test_convnext"):
         torch.save(timm.create_model(name).state_dict(), root / f"{name}.pt")
@@ -90,7 +87,7 @@ def root(tmp_path_factory):
 
 def command(script, arguments, root, out, network="test_resnet", *, processes=1):
     launch = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    where = root / "own.csv" if "csv" in arguments else root
+    where = root / ("few" if script == "l2_caf" else "own") / "own.csv" if "csv" in arguments else root
     options = ["--root", where, "--other-counts", "--model", network, "--out", out, "--workers", "0"]
     options += [] if script == "knowledge_evolution" else ["--weights", root / f"{network}.pt"]
     options += [] if script == "l2_caf" else ["--batch-size", "8", "--checkpoint-every", "1"]
