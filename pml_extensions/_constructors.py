@@ -40,6 +40,9 @@ def checked_constructor(kind: Kind) -> Kind:
             if unknown is None:
                 raise
             raise TypeError(_refusal(kind, unknown, known)) from error
+        except Exception:
+            _refuse_classes(init, args, kwargs)
+            raise
         _refuse_classes(init, args, kwargs)
 
     kind.__init__ = checked  # type: ignore[misc]
@@ -47,11 +50,10 @@ def checked_constructor(kind: Kind) -> Kind:
 
 
 def _refuse_classes(init: Callable[..., None], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    if any(isinstance(value, type) and issubclass(value, nn.Module) for value in (*args, *kwargs.values())):
-        names = list(inspect.signature(init).parameters)[1:]
-        given = [*zip(names, args, strict=False), *kwargs.items()]
-        name, value = next((name, value) for name, value in given if isinstance(value, type))
-        raise TypeError(f"{name} must be an object, got the class {value.__name__}; write {value.__name__}(...)")
+    names = list(inspect.signature(init).parameters)[1:]
+    for name, value in [*zip(names, args, strict=False), *kwargs.items()]:
+        if isinstance(value, type) and issubclass(value, nn.Module):
+            raise TypeError(f"{name} must be an object, got the class {value.__name__}; write {value.__name__}(...)")
 
 
 def _is_batch(value: Any) -> bool:

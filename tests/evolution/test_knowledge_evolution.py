@@ -346,8 +346,11 @@ class TestErrors:
             KnowledgeEvolution(nn.LayerNorm(4), WELS(0.5))
 
     def test_nothing_to_reset(self, net):
-        with pytest.warns(UserWarning, match=r"WELS\(rate=1, seed=0\) keeps every weight: a reset will change nothing"):
+        with pytest.warns(
+            UserWarning, match=r"WELS\(rate=1, seed=0\) keeps every weight: a reset will change nothing"
+        ) as w:
             ke = KnowledgeEvolution(net, WELS(1))
+        assert w[0].filename == __file__
         before = snapshot(net)
         ke.reset()
         assert_same(net, before)

@@ -75,6 +75,12 @@ def after_a_reset(w):
     return ke.generations(1)
 
 
+def trained_to_its_end(_):
+    ke = KnowledgeEvolution(two_linear(), WELS(0.5))
+    list(ke.generations(2))
+    return ke.generations(2)
+
+
 def slim_of(path_or_file):
     return lambda w: evolution.load_slim(path_or_file)
 
@@ -181,6 +187,13 @@ EVOLUTION = [
     ("generations true", lambda w: w.ke.generations(True), T, "n int bool"),  # noqa: FBT003
     ("generations of the past", after_a_reset, V, "n at least 2 index 1 got 1"),
     ("optimizer a list", lambda w: w.ke.generations(2, optimizer=[]), T, "optimizer torch.optim.Optimizer list"),
+    (
+        "optimizer of another model",
+        lambda w: w.ke.generations(2, optimizer=torch.optim.SGD(w.model.parameters(), lr=0.1)),
+        V,
+        "optimizer model.parameters() SGD",
+    ),
+    ("nothing but trained generations", trained_to_its_end, V, "n 3 trained got 2"),
     ("optimizer a class", lambda w: w.ke.generations(2, optimizer=torch.optim.SGD), T, "optimizer type"),
     ("rule of no result", ruled(lambda v, g, o: None), V, "rule '0.weight' (8, 6) NoneType"),
     ("rule of another shape", ruled(lambda v, g, o: v[:2]), V, "rule '0.weight' (8, 6) (2, 6)"),

@@ -97,6 +97,18 @@ LOSSES = [
     ("two heads: a weight", lambda _: losses.TwoHeadLoss(weight=1), T, "TwoHeadLoss 'weight' 'metric_weight'"),
     ("two heads: a class", lambda w: losses.TwoHeadLoss((w.logits, w.e), w.y), T, "TwoHeadLoss() batch"),
     (
+        "memory: class of a loss",
+        lambda _: losses.CrossBatchMemory(ContrastiveLoss, 4),
+        T,
+        "loss class ContrastiveLoss(...)",
+    ),
+    (
+        "self-supervised: class of a loss",
+        lambda _: losses.SelfSupervisedLoss(losses.SemiHardTripletLoss),
+        T,
+        "loss class SemiHardTripletLoss(...)",
+    ),
+    (
         "memory: class of a miner",
         lambda _: losses.CrossBatchMemory(losses.SemiHardTripletLoss(), 4, miner=miners.SemiHardMiner),
         T,
