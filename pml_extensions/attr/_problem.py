@@ -34,7 +34,12 @@ class Problem:
     def pull_back(self, cotangent: Tensor) -> Tensor:
         """Return the derivative of <cotangent, NT(x)> with respect to the activation."""
         output, activation = self.capture.output, self.capture.activation
-        return torch.autograd.grad(output, activation, cotangent.to(output), retain_graph=True)[0]
+        if not output.requires_grad:
+            return torch.zeros_like(activation)
+        (gradient,) = torch.autograd.grad(
+            output, activation, cotangent.to(output), retain_graph=True, materialize_grads=True
+        )
+        return gradient
 
     def start(self) -> Tensor:
         """Return the parameters (B, P) to start from."""

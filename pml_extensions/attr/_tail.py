@@ -90,7 +90,7 @@ class Capture:
         if len(self.activation) != len(self.output):
             raise ValueError(
                 f"layer must keep the examples in its first dimension ({len(self.output)}), got an activation of shape "
-                f"{tuple(self.activation.shape)}"
+                f"{tuple(self.activation.shape)}; pass a layer that does, or build the network with batch_first=True"
             )
         named = {"the activations of layer": self.activation, "the output of forward_func": self.output}
         for name, tensor in named.items():

@@ -104,10 +104,12 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch is part
         return tuple(map(channels, tensor.shape)) if seen is None else seen.axes
 
     def tail(self, output: Tensor) -> Recording | None:
-        """Return the function from the activation to ``output``; None if it cannot be played back."""
+        """Return the function from the activation to ``output``, constant where none leads there; None if unknown."""
         seen = self._seen.get(_identity(output))
-        if seen is None or seen.slot not in self._after:
+        if seen is None or self._activation < 0:
             self.obstacle = self.obstacle or "the output is not among the recorded tensors"
+        elif seen.slot not in self._after:
+            self._constants[seen.slot] = _Constant(output, output._version)  # noqa: SLF001
         if any(constant.changed() for constant in self._constants.values()):
             self.obstacle = self.obstacle or "the network writes into a tensor that it has used"
         if self.obstacle or seen is None:

@@ -151,3 +151,27 @@ def test_errors():
     flat = nn.Sequential(nn.Flatten(), nn.Linear(432, 3))
     with pytest.raises(ValueError, match="no layer of Sequential has places"):
         last_feature_layer(flat, images())
+
+
+class Aside(nn.Module):
+    """A branch that is computed and thrown away."""
+
+    def __init__(self):
+        super().__init__()
+        self.features, self.aside, self.head = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3), nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = self.features(x)
+        self.aside(x)
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("settings", [{}, {"target": 1}, {"solver": LBFGS()}])
+def test_a_layer_that_leads_nowhere_is_refused(dtype, frozen, settings):
+    model = Aside().to(dtype).eval().requires_grad_(not frozen)
+    with pytest.raises(
+        ValueError, match="do not reach the output; the nearest earlier layer that will do is 'features'"
+    ):
+        L2CAF(model, model.aside).attribute(images().to(dtype), **settings)
