@@ -74,13 +74,11 @@ def _settings(kind: type) -> list[str]:
 
 
 def _refusal(kind: type, name: str, known: list[str]) -> str:
-    refusal = f"{kind.__name__} has no setting {name!r}"
     near = get_close_matches(name, known, 1) or [one for one in known if name in one.split("_")]
-    if near:
-        return f"{refusal}; did you mean {' or '.join(map(repr, near))}?"
-    takes = f"it takes {', '.join(known)}" if known else "it takes none"
+    meant = f"did you mean {' or '.join(map(repr, near))}?" if near else f"it takes {', '.join(known) or 'none'}."
     places = next(filter(None, map(list, _places(kind, name, known))), [])
-    return f"{refusal}: {takes}" + (f". That is a setting of {', '.join(places[:4])}" if places else "")
+    where = f" {name!r} is a setting of {', '.join(places[:4])}" if places else ""
+    return f"{kind.__name__} has no setting {name!r}; {meant}{where}"
 
 
 def _places(kind: type, name: str, known: list[str]) -> Iterator[Iterator[str]]:
@@ -89,26 +87,27 @@ def _places(kind: type, name: str, known: list[str]) -> Iterator[Iterator[str]]:
         f"{kind.__name__}(...).{method}"
         for method, function in inspect.getmembers(kind, inspect.isfunction)
         if not method.startswith("_")
-        and function.__module__.startswith(PACKAGE)
+        and function.__module__.startswith((PACKAGE, HOST))
         and name in inspect.signature(function).parameters
     )
     for part in ("distance", "reducer"):
         if part in known:
             yield (f"{place} (pass one as {part}=)" for place in _classes_with(f"{HOST}.{part}s", name))
-    yield (place for face in sys.modules[PACKAGE].__all__ for place in _classes_with(f"{PACKAGE}.{face}", name))
+    faces = [f"{PACKAGE}.{face}" for face in sys.modules[PACKAGE].__all__]
+    yield (place for face in faces for place in _classes_with(face, name))
     if any(base.__module__.startswith(HOST) for base in kind.__mro__):
-        yield (
-            place for face in ("losses", "miners", "regularizers") for place in _classes_with(f"{HOST}.{face}", name)
-        )
+        faces = [f"{HOST}.{face}" for face in ("losses", "miners", "regularizers")]
+        yield (place for face in faces for place in _classes_with(face, name))
 
 
 def _classes_with(face: str, name: str) -> Iterator[str]:
-    """Yield the public classes of a package that have the setting, unless a base with it speaks for all of its kind."""
+    """Yield the public classes of a package that have the setting, unless a public base has it for all of its kind."""
     for public, kind in inspect.getmembers(importlib.import_module(face), inspect.isclass):
-        bases = [base for base in kind.__mro__[1:] if issubclass(base, nn.Module)]
-        if (
-            name in _settings(kind)
-            and not public.endswith("Mixin")
-            and not any(name in _settings(base) for base in bases)
-        ):
+        has = name in _settings(kind) and not public.endswith("Mixin")
+        if has and not any(_is_public_module(base) and name in _settings(base) for base in kind.__mro__[1:]):
             yield f"{face}.{public}"
+
+
+def _is_public_module(kind: type) -> bool:
+    package = sys.modules.get(kind.__module__.rpartition(".")[0])
+    return issubclass(kind, nn.Module) and getattr(package, kind.__name__, None) is kind

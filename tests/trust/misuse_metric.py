@@ -94,6 +94,18 @@ LOSSES = [
     ),
     ("loss: a class for a loss", lambda w: losses.SemiHardTripletLoss(w.e, w.y), T, "SemiHardTripletLoss() batch"),
     ("two heads: a margin", lambda _: losses.TwoHeadLoss(margin=1), T, "TwoHeadLoss 'margin' SemiHardTripletLoss"),
+    (
+        "two heads: a distance",
+        lambda _: losses.TwoHeadLoss(distance=None),
+        T,
+        "TwoHeadLoss 'distance' BaseMetricLossFunction",
+    ),
+    (
+        "two heads: weight of a regularizer",
+        lambda _: losses.TwoHeadLoss(embedding_reg_weight=1),
+        T,
+        "'embedding_reg_weight' BaseMetricLossFunction",
+    ),
     ("two heads: a weight", lambda _: losses.TwoHeadLoss(weight=1), T, "TwoHeadLoss 'weight' 'metric_weight'"),
     ("two heads: a class", lambda w: losses.TwoHeadLoss((w.logits, w.e), w.y), T, "TwoHeadLoss() batch"),
     (
@@ -132,6 +144,12 @@ LOSSES = [
         lambda _: miners.SemiHardMiner(type_of_triplets="semihard"),
         T,
         "SemiHardMiner 'type_of_triplets' TripletMarginMiner",
+    ),
+    (
+        "miner: a reducer",
+        lambda _: miners.SemiHardMiner(reducer=None),
+        T,
+        "SemiHardMiner 'reducer' losses.TwoHeadLoss",
     ),
     ("miner: a class for a miner", lambda w: miners.SemiHardMiner(w.e, w.y), T, "SemiHardMiner() batch"),
     (
