@@ -9,27 +9,27 @@ import torch
 import torch.nn.functional as F
 from first_runs.runs import Advance, Part, Run
 from first_runs.seeding import set_seed
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
+from studies.glyphs import Glyphs, permutation
 from torch import Tensor, nn
 
 from pml_extensions.evolution import KELS, KnowledgeEvolution
 
-SIZE, PER_CLASS, BATCH_SIZE = 16, 20, 50
-GENERATIONS = (30, 30, 30, 30, 180)  # steps: what follows the last reset needs time to anneal
+SIZE, CLASSES, FACES, BATCH_SIZE = 20, 50, 3, 50
+GENERATIONS = (45, 45, 45, 45, 180)  # steps: what follows the last reset needs time to anneal
 STEPS, LEARNING_RATE = sum(GENERATIONS), 0.1
 
 Images = tuple[Tensor, Tensor]
 
 
 def images(seed: int) -> tuple[Images, Images]:
-    """Return so many digits of each class to train on, and the others to test with."""
-    data = load_digits()
-    pixels = F.interpolate(torch.tensor(data.images / 8 - 1, dtype=torch.float32)[:, None], size=SIZE, mode="bilinear")
-    labels = torch.tensor(data.target)
-    parts = train_test_split(torch.arange(len(labels)), train_size=10 * PER_CLASS, stratify=labels, random_state=seed)
-    train, test = ((pixels[part], labels[part]) for part in parts)
-    return train, test
+    """Return some characters in few typefaces to train on, drawn by the seed, and in the others to test with."""
+    data = Glyphs.load(SIZE).distinct()
+    many = (data.labels.bincount() > 10).nonzero()[:, 0]
+    drawn = data.classes(many[permutation(len(many), seed)[:CLASSES]])
+    order = permutation(len(drawn.labels), seed)
+    few = torch.cat([order[drawn.labels[order] == label][:FACES] for label in range(CLASSES)])
+    rest = order[torch.isin(order, few, invert=True)]
+    return (drawn.images[few], drawn.labels[few]), (drawn.images[rest], drawn.labels[rest])
 
 
 def batches(data: Images, steps: int) -> Iterator[Images]:
@@ -72,7 +72,7 @@ def run(seeds: Sequence[int], folder: Path, advance: Advance) -> list[Run]:  # n
     for seed in seeds:
         training, test = images(seed)
         set_seed(seed)
-        long = timm.create_model("test_resnet", in_chans=1, num_classes=10)
+        long = timm.create_model("test_resnet", in_chans=1, num_classes=CLASSES)
         evolving = copy.deepcopy(long)
         evolution = KnowledgeEvolution(evolving, split, seed=seed)
         alone = evolution.slim()
@@ -88,5 +88,8 @@ def run(seeds: Sequence[int], folder: Path, advance: Advance) -> list[Run]:  # n
 
 
 EVOLUTION = Part(
-    "evolution", f"Knowledge Evolution: digits, {PER_CLASS} training images a class, as many steps", 32, run
+    "evolution",
+    f"Knowledge Evolution: {CLASSES} characters, {FACES} drawings of each to train on, as many steps",
+    32,
+    run,
 )

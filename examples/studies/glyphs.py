@@ -5,6 +5,7 @@
     seen, unseen = Glyphs.load(size=32).distinct().halves(seed=0)    # classes to train on, and others to retrieve
 
 A character is a letter, number, punctuation mark or symbol; those that look the same in DejaVu Sans are one class.
+Those that leave no ink (U+2800, a Braille cell without dots, and U+FFFC) would be class 2,949; they are left out.
 Pillow draws them. From its release 9.5 to 13 it draws the DejaVu faces alike to the bit, and 131 of the other images
 anew since FreeType 2.14; matplotlib's own releases of FreeType differ in three of four images.
 """

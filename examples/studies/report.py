@@ -5,14 +5,16 @@
 The pages' words are in examples/studies/pages. There, {{name}} stands for a table of tables.py,
 {{mean | file | measure | settings}} for a mean with its interval,
 {{change | file | measure | settings | control's settings}} for a paired difference, and {{verdict | ...}} for the same
-in words; {{gap | file | measure | other measure | settings}} is the paired difference of two measures of the same
-runs. Several files are joined by +. Settings are written a=b; c=d; a control has all those of the method that it
-does not name itself.
+in words. {{up | ...}}, {{down | ...}} and {{level | ...}} are such differences for a page's own words: there is no page
+if the 95 % interval does not lie above zero, below it or around it. {{gap | file | measure | other measure | settings}}
+is the paired difference of two measures of the same runs. Several files are joined by +. Settings are written
+a=b; c=d; a control has all those of the method that it does not name itself.
 """
 
 import argparse
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from results import Estimate, Results, difference
@@ -62,6 +64,24 @@ def verdict(results: Results, measure: str, where: str, control: str) -> str:
     return f"{'higher' if found.mean > 0 else 'lower'} ({found.text(sign=True)})"
 
 
+def claimed(words: str) -> Callable[[Results, str, str, str], str]:
+    """Return a paired difference like ``change`` that must be what a page says of it: up, down or level."""
+
+    def checked(results: Results, measure: str, where: str, control: str) -> str:
+        found = paired(results, measure, where, control)
+        if found is None:
+            return MISSING
+        clear = found.p < 0.05
+        seen = ("up" if found.mean > 0 else "down") if clear else "level"
+        if seen != words:
+            raise ValueError(
+                f"a page says {words!r} of {measure}, {where}, but it is {seen!r}: {found.text(sign=True)}"
+            )
+        return found.text(sign=True)
+
+    return checked
+
+
 def gap(results: Results, measure: str, other: str, where: str) -> str:
     """Return the paired difference of two measures of the same runs, with its 95 % interval."""
     chosen = settings(where)
@@ -70,6 +90,7 @@ def gap(results: Results, measure: str, other: str, where: str) -> str:
 
 
 NUMBERS = {"mean": mean, "change": change, "verdict": verdict, "gap": gap}
+NUMBERS |= {words: claimed(words) for words in ("up", "down", "level")}
 
 
 def pages(folder: Path) -> dict[str, str]:

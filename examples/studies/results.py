@@ -1,7 +1,9 @@
 """Read a study's rows; means with 95 % intervals, paired differences, and Markdown tables of both."""
 
 import csv
+import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,12 +23,12 @@ class Results:
 
     @classmethod
     def load(cls, folder: Path, *names: str) -> "Results":
-        """Read the files of some studies; a study not run yet has no rows."""
+        """Read the files of some studies, as far as they are complete; one not run yet has no rows."""
         rows: list[dict[str, str]] = []
         for path in (folder / f"{name}.csv" for name in names):
             if path.exists():
                 with path.open(newline="") as file:
-                    rows.extend(csv.DictReader(file))
+                    rows.extend(complete(list(csv.DictReader(file))))
         return cls(tuple(rows))
 
     def values(self, measure: str, where: Mapping[str, Any]) -> Values:
@@ -44,6 +46,13 @@ class Results:
         seeds = sorted({int(row["seed"]) for row in self.rows})
         seconds = sum(float(row["seconds"]) for row in self.rows)
         return f"{len(self.rows)} runs, seeds {seeds[0]} to {seeds[-1]}, {seconds / 60:.0f} minutes in all; {versions}."
+
+
+def complete(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Return the rows of the settings with as many seeds as any has: of a study that is not through, no half means."""
+    settings = [tuple(itertools.takewhile(lambda cell: cell[0] != "seed", row.items())) for row in rows]
+    seeds = Counter(settings)
+    return [row for row, setting in zip(rows, settings, strict=True) if seeds[setting] == max(seeds.values())]
 
 
 @dataclass(frozen=True)

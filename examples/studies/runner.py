@@ -94,10 +94,10 @@ def measured(study: Study, job: Setting, quick: bool) -> Setting:
     setting = {name: job[name] for name in study.settings[0]}
     np.random.seed(job["seed"])  # noqa: NPY002 (pytorch-metric-learning's sampler draws from it)
     torch.manual_seed(job["seed"])
-    start = time.perf_counter()
+    start = time.process_time()
     measures = study.run(setting, job["seed"], quick)
     rounded = {name: f"{value:.6g}" for name, value in measures.items()}
-    provenance = (f"{time.perf_counter() - start:.1f}", command(study, job["seed"], quick), versions())
+    provenance = (f"{time.process_time() - start:.1f}", command(study, job["seed"], quick), versions())
     return {**job, **rounded, **dict(zip(PROVENANCE, provenance, strict=True))}
 
 

@@ -210,6 +210,12 @@ def map_table(results: Results, network: str, images: str, measures: Sequence[st
     return table(results, f"{network}, {images}", map_rows(network), [Column(name, name, {}) for name in measures])
 
 
+def suite_cost(folder: Path) -> str:
+    """Return how many rows there are and how long they took together."""
+    seconds = [float(row["seconds"]) for path in folder.glob("*.csv") for row in Results.load(folder, path.stem).rows]
+    return f"{len(seconds):,} runs, {sum(seconds) / 3600:.1f} core-hours"
+
+
 def tables(folder: Path) -> dict[str, Callable[[], str]]:
     """Return what the pages' placeholders stand for."""
     grid, weights = Results.load(folder, "svmax"), Results.load(folder, "svmax", "svmax_weight")
@@ -222,6 +228,7 @@ def tables(folder: Path) -> dict[str, Callable[[], str]]:
     photographs, clutter = Results.load(folder, "l2_caf_photographs"), Results.load(folder, "l2_caf")
     return {
         **tables_glyphs.tables(folder),
+        "suite cost": lambda: suite_cost(folder),
         "svmax runs": lambda: grid.provenance,
         "svmax tally": lambda: svmax_tally(grid),
         "svmax recall": lambda: svmax_table(grid, "R@1"),

@@ -17,7 +17,7 @@ from scipy import stats
 from spread import NONE, SVMAX
 
 RATES = (0.01, 0.1, 1.0)
-SVMAX_FILES = tuple(f"svmax_glyphs{part}" for part in ("", "_weight", "_rivals", "_long"))
+SVMAX_FILES = tuple(f"svmax_glyphs{part}" for part in ("", "_rate"))
 
 
 def arrows(results: Results, title: str, rows: Sequence[Row], columns: Sequence[Column]) -> str:
@@ -48,54 +48,28 @@ def beside_alone(loss: str, name: str, **where: Any) -> Row:
     return Row(name, {"loss": loss, "regularizer": name, **where}, {**where, **alone})
 
 
-def by_rate(results: Results, measure: str, steps: int = svmax.STEPS) -> str:
+def by_loss(results: Results) -> str:
+    """Return what SVMax at its published weight does to every loss."""
+    where = {"steps": svmax.STEPS, "learning rate": svmax.RATE}
+    rows = [beside_alone(loss, SVMAX, **where, weight=svmax.WEIGHT[loss]) for loss in svmax.LOSSES]
+    rows = [Row(loss, row.where, row.control) for loss, row in zip(svmax.LOSSES, rows, strict=True)]
+    return arrows(results, "without → with", rows, [Column(m, m, {}) for m in ("R@1", "MAP@R", "effective rank")])
+
+
+def by_rate(results: Results, measure: str) -> str:
     """Return a measure by learning rate, without and with SVMax at its published weight."""
     rows = []
-    for loss in svmax.LOSSES:
-        row = beside_alone(loss, SVMAX, steps=steps, weight=svmax.WEIGHT[loss])
-        rows.append(Row(loss, row.where, row.control))
-    return arrows(
-        results,
-        f"{measure}, {steps} steps",
-        rows,
-        [Column(f"rate {r:g}", measure, {"learning rate": r}) for r in RATES],
-    )
-
-
-def by_rate_in_full(results: Results, measure: str) -> str:
-    """Return a measure by learning rate with its intervals."""
-    rows = []
-    for loss in svmax.LOSSES:
+    for loss in svmax.SWEPT:
         row = beside_alone(loss, SVMAX, steps=svmax.STEPS, weight=svmax.WEIGHT[loss])
         rows += [Row(f"{loss} alone", row.control or {}), Row(f"{loss}, SVMax", row.where, row.control)]
     return table(results, measure, rows, [Column(f"rate {r:g}", measure, {"learning rate": r}) for r in RATES])
 
 
-def by_weight(results: Results, measure: str) -> str:
-    """Return a measure beside the loss alone by SVMax's weight, at the middle rate."""
-    where = {"steps": svmax.STEPS, "learning rate": svmax.RATE}
-    rows = [beside_alone(loss, SVMAX, **where) for loss in svmax.LOSSES]
-    rows = [Row(loss, row.where, row.control) for loss, row in zip(svmax.LOSSES, rows, strict=True)]
-    return table(results, measure, rows, [Column(f"weight {w:g}", measure, {"weight": w}) for w in svmax.WEIGHTS])
-
-
-def by_rival(results: Results, loss: str, measure: str) -> str:
-    """Return a measure of every regularizer by its weight, compared with the loss alone."""
-    where = {"steps": svmax.STEPS, "learning rate": svmax.RATE}
-    rows = [beside_alone(loss, name, **where) for name in (SVMAX, *svmax.RIVALS)]
-    return table(
-        results,
-        f"{loss}: {measure}",
-        rows,
-        [Column(f"weight {w:g}", measure, {"weight": w}) for w in svmax.RIVALS_WEIGHTS],
-    )
-
-
 def gains(results: Results) -> list[tuple[str, float, float]]:
     """Return the loss, the rank without SVMax and the gain in R@1 of every setting at the published weight."""
     found = []
-    for loss, rate, steps in itertools.product(svmax.LOSSES, RATES, (svmax.STEPS, 4 * svmax.STEPS)):
-        where = {"loss": loss, "learning rate": rate, "steps": steps}
+    for loss, rate in itertools.product(svmax.LOSSES, RATES):
+        where = {"loss": loss, "learning rate": rate, "steps": svmax.STEPS}
         alone, own = {**where, "regularizer": NONE}, {**where, "regularizer": SVMAX, "weight": svmax.WEIGHT[loss]}
         without, with_it = results.values("R@1", alone), results.values("R@1", own)
         shared = without.keys() & with_it.keys()
@@ -120,44 +94,24 @@ def foretold(results: Results) -> str:
     )
 
 
-def triplets(results: Results, measure: str, digits: int = 1) -> str:
-    """Return a measure by learning rate, the ways to choose triplets compared with the published one."""
-    control = {"triplets": semi_hard.PUBLISHED}
-    rows = [Row(m, {"triplets": m}, None if m == semi_hard.PUBLISHED else control) for m in semi_hard.METHODS]
-    return table(results, measure, rows, [Column(f"rate {r:g}", measure, {"learning rate": r}, digits) for r in RATES])
+def triplets(results: Results) -> str:
+    """Return all measures of the ways to choose triplets, compared with the published one."""
+    where = {"learning rate": semi_hard.RATE}
+    control = {**where, "triplets": semi_hard.PUBLISHED}
+    rows = [Row(m, {**where, "triplets": m}, None if m == semi_hard.PUBLISHED else control) for m in semi_hard.METHODS]
+    return table(results, "triplets", rows, [Column(m, m, {}) for m in ("R@1", "MAP@R", semi_hard.MEASURES[-1])])
 
 
-def head_rows(count: int, classes: str) -> list[Row]:
+def head_rows(classes: str) -> list[Row]:
     """Return the methods, compared with cross-entropy on the same batches."""
-    base = {"number of classes": count, "classes": classes}
-    control = {**base, "method": heads.P_X_K}
-    methods = (heads.P_X_K, heads.SEMI_HARD, heads.HARD, heads.SHUFFLED)
-    return [Row(m, {**base, "method": m}, None if m == heads.P_X_K else control) for m in methods]
+    control = {"classes": classes, "method": heads.P_X_K}
+    rows = [Row(method, {"classes": classes, "method": method}, control) for method in two_head.METHODS]
+    return [Row(heads.P_X_K, control), *rows[1:]]
 
 
-def recognition(results: Results) -> str:
-    """Return the accuracies in new typefaces, without and with the second head."""
-    rows = []
-    for count, classes in two_head.SETTINGS:
-        control, *others = head_rows(count, classes)
-        rows += [Row(f"{count} classes, {classes}: {r.label}", r.where, control.where) for r in others[:2]]
-    return arrows(results, "in new typefaces", rows, [Column(m, m, {}) for m in ("accuracy", heads.RARE)])
-
-
-def best_reading(results: Results) -> str:
-    """Return R@1 of new characters by everything that one could retrieve by."""
-    rows = []
-    for count, classes in two_head.SETTINGS:
-        shown = head_rows(count, classes)[:3]
-        rows += [Row(f"{count} classes, {classes}: {row.label}", row.where) for row in shown]
-    return table(results, "R@1 of new characters by", rows, [Column(r, f"R@1, {r}", {}) for r in two_head.READINGS])
-
-
-def heads_in_full(results: Results, measures: Sequence[str], count: int, classes: str) -> str:
+def heads_in_full(results: Results, classes: str, measures: Sequence[str]) -> str:
     """Return some measures of a setting."""
-    return table(
-        results, f"{count} classes, {classes}", head_rows(count, classes), [Column(m, m, {}) for m in measures]
-    )
+    return table(results, classes, head_rows(classes), [Column(m, m, {}) for m in measures])
 
 
 def evolved(methods: Sequence[str], control: Mapping[str, Any]) -> list[Row]:
@@ -197,25 +151,21 @@ def tables(folder: Path) -> dict[str, Callable[[], str]]:
     found: dict[str, Callable[[], str]] = {
         "glyphs runs": lambda: grid.provenance,
         "glyphs foretold": lambda: foretold(grid),
-        "glyphs long": partial(by_rate, grid, "R@1", 4 * svmax.STEPS),
+        "glyphs losses": partial(by_loss, grid),
         "semi_hard runs": lambda: three.provenance,
+        "semi_hard": partial(triplets, three),
         "two_head_glyphs runs": lambda: two.provenance,
-        "two_head_glyphs recognition": lambda: recognition(two),
-        "two_head_glyphs reading": lambda: best_reading(two),
         "evolution_glyphs runs": lambda: ke.provenance,
         "evolution_glyphs dense": lambda: generations(ke),
         "evolution_glyphs slim": lambda: slim_sizes(ke),
         "evolution_glyphs threads": lambda: by_threads(threads),
     }
-    for measure in ("R@1", "MAP@R", "effective rank"):
-        found[f"glyphs {measure}"] = partial(by_rate, grid, measure)
-        found[f"glyphs {measure} in full"] = partial(by_rate_in_full, grid, measure)
-        found[f"glyphs {measure} by weight"] = partial(by_weight, grid, measure)
-        for loss in svmax.RIVALS_LOSSES:
-            found[f"glyphs rivals {loss} {measure}"] = partial(by_rival, grid, loss, measure)
-        found[f"semi_hard {measure}"] = partial(triplets, three, measure)
-    found["semi_hard cost"] = partial(triplets, three, semi_hard.MEASURES[-1])
-    for count, classes in two_head.SETTINGS:
-        shown = ("accuracy", "R@1, pooled", "R@1, embedding", "MAP@R, pooled", "MAP@R, embedding", "CPU ms a step")
-        found[f"two_head_glyphs {count} {classes}"] = partial(heads_in_full, two, shown, count, classes)
+    for measure in ("R@1", "effective rank"):
+        found[f"glyphs {measure} by rate"] = partial(by_rate, grid, measure)
+    for classes in (heads.BALANCED, heads.LONG_TAILED):
+        rare = [heads.RARE] if classes == heads.LONG_TAILED else []
+        shown = ("accuracy", *rare, "R@1, pooled", "R@1, embedding")
+        found[f"two_head_glyphs {classes}"] = partial(heads_in_full, two, classes, shown)
+        more = ("MAP@R, pooled", "MAP@R, embedding", "CPU ms a step")
+        found[f"two_head_glyphs {classes}, more"] = partial(heads_in_full, two, classes, more)
     return found

@@ -124,6 +124,16 @@ def test_a_single_seed_has_no_interval(load):
     assert results.difference({0: 1.0}, {0: 2.0}) is None
 
 
+def test_settings_with_fewer_seeds_than_others_are_left_out(load, tmp_path):
+    results = load("results")
+    lines = ["lr,name,seed,score", "0.1,a,0,1", "0.1,b,0,2", "1,a,0,3", "0.1,a,1,4", "1,a,1,5"]
+    (tmp_path / "toy.csv").write_text("\n".join(lines))
+    found = results.Results.load(tmp_path, "toy", "nothing")
+    assert [row["score"] for row in found.rows] == ["1", "3", "4", "5"]
+    (tmp_path / "toy.csv").write_text("\n".join(lines[:4]))
+    assert len(results.Results.load(tmp_path, "toy").rows) == 3
+
+
 def test_fashion_mnist_says_how_to_get_it_and_checks_it(load, tmp_path, monkeypatch):
     data = load("data")
     monkeypatch.setenv(data.VARIABLE, str(tmp_path))
@@ -173,7 +183,7 @@ def test_a_study_runs(load, monkeypatch, script, name):
 @pytest.mark.parametrize(
     ("script", "name"),
     [
-        ("svmax_glyphs", "svmax_glyphs_rivals"),
+        ("svmax_glyphs", "svmax_glyphs_rate"),
         ("semi_hard", "semi_hard"),
         ("two_head_glyphs", "two_head_glyphs"),
         ("all_together", "all_together_glyphs"),
