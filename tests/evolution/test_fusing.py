@@ -107,6 +107,25 @@ def test_fused_modules_of_the_users_own(groups):
     check_fused(slim, torch.randn(2, 3, 8, 8))
 
 
+class Around(nn.Module):
+    """A module of the user's own around a timm model that fuses itself, so that only the model can be fused."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = timm.create_model("repvit_m1", embed_dim=(8, 12, 16, 24), depth=(1, 1, 1, 1), num_classes=0)
+        self.head = nn.Linear(24, 3)
+
+    def forward(self, x):
+        return self.head(self.backbone(x))
+
+
+def test_a_timm_model_inside_a_module_of_the_users_own():
+    images = torch.randn(2, 3, 64, 64)
+    slim = KELS(0.5, example_input=images).slim(random_statistics(Around().eval()))
+    assert slim.head.in_features == slim.backbone.num_features == 12
+    check_fused(slim.backbone, images)
+
+
 class Unfusable(Branches):
     def reparameterize(self):
         raise NotImplementedError("not this one")

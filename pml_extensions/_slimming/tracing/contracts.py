@@ -48,7 +48,8 @@ class Contract:
                 vars(self._model)[name] = self._noting(method)
         modules = dict(self._model.named_modules())
         for place, entry in enumerate(_entries(self._model)):
-            module = modules.get(entry.get("module", "")) or modules.get(entry.get("module", "").replace(".", "_"))
+            name = str(entry.get("module") or "no name")
+            module = modules.get(name) or modules.get(name.replace(".", "_"))  # as timm's extractors flatten it
             if module is not None and entry.get("hook_type", "forward") == "forward":
                 module.register_forward_hook(lambda _m, _i, out, place=place: self._tell_entry(place, out))
         chosen = getattr(getattr(self._model, "feature_info", None), "out_indices", None)
@@ -59,7 +60,7 @@ class Contract:
         @wraps(method)
         def noted(*args: Any, **kwargs: Any) -> Any:
             out = method(*args, **kwargs)
-            self._given = args[:1]
+            self._given = (*args, *kwargs.values())[:1]
             if method.__name__ == "forward_features":
                 self._features = out
                 self._tell_root(("num_features", "embed_dim"), out)

@@ -3,8 +3,8 @@
 Each use is watched in a copy of its own, whose tensors have the axes that the forward pass gave them.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -42,7 +42,10 @@ def ask(model: nn.Module, inputs: tuple[Any, ...], axes: Mapping[str, Axes]) -> 
     copy = _Copy(model, inputs, axes)
     contracts = [Contract(copy.trace, name, inner) for name, inner in copy.model.named_modules() if has_contract(inner)]
     with copy.watched():
-        copy.run("forward_features" if hasattr(type(model), "forward_features") else "forward")
+        try:
+            copy.run("forward_features")
+        except Exception:  # noqa: BLE001  # no timm model itself, or one whose features take other inputs
+            copy.run("forward")
         for contract in contracts:
             contract.ask()
         copy.note_layers()
@@ -55,21 +58,21 @@ def can_be_fused(model: nn.Module) -> bool:
 
 
 def fuse(model: nn.Module, inputs: tuple[Any, ...], axes: Mapping[str, Axes]) -> list[Equation]:
-    """Fuse a copy of ``model`` and run it; return what holds between its integers, nothing if it cannot be fused."""
-    from timm import utils  # noqa: PLC0415  # importing this package takes no timm
+    """Fuse a copy of ``model`` and run it; return what holds between its integers, nothing if it cannot be fused.
 
-    host: Any = utils
-    copy = _Copy(model, inputs, axes)
-    try:
-        with copy.watched(_ButSingleNumbers):
-            copy.note_layers()
-            copy.model = host.reparameterize_model(copy.model, inplace=True).eval()
-            copy.recall()
-            copy.run("forward")
-            copy.note_layers()
-    except Exception:  # noqa: BLE001  # a model that cannot do it when dense need not when slim
-        return []
-    return copy.trace.equations
+    The whole of it is fused if that works, else the timm models in it: where these fuse themselves, timm's function
+    works on them, but not on what is around them.
+    """
+    for parts in (lambda whole: [whole], _outermost_timm_models):
+        copy = _Copy(model, inputs, axes)
+        with suppress(Exception):  # what cannot be fused when dense need not be when slim
+            copy.fuse(parts(copy.model))
+            return copy.trace.equations
+    return []
+
+
+def _outermost_timm_models(model: nn.Module) -> list[nn.Module]:
+    return [model] if has_contract(model) else [inner for m in model.children() for inner in _outermost_timm_models(m)]
 
 
 class _Copy:
@@ -98,10 +101,19 @@ class _Copy:
         """Run a pass of the copy."""
         getattr(self.model, method)(*self._inputs)
 
-    def recall(self) -> None:
-        """Let parameters and buffers made since have the axes of what they were made from."""
-        for tensor in (*self.model.parameters(), *self.model.buffers()):
-            self._tensors.recall(tensor)
+    def fuse(self, parts: Iterable[nn.Module]) -> None:
+        """Fuse parts of the copy, and run all of it."""
+        from timm import utils  # noqa: PLC0415  # importing this package takes no timm
+
+        host: Any = utils
+        with self.watched(_ButSingleNumbers):
+            self.note_layers()
+            for part in parts:
+                host.reparameterize_model(part, inplace=True).eval()
+            for tensor in (*self.model.parameters(), *self.model.buffers()):
+                self._tensors.recall(tensor)
+            self.run("forward")
+            self.note_layers()
 
     def note_layers(self) -> None:
         """Note what holds between the integers of torch's layers and their weights."""
