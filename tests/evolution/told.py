@@ -19,7 +19,10 @@ def told_and_returned(model, inputs=None):
     with undisturbed(), ShapesOnly([*inputs, *lean.parameters()]):
         taps = taps_of(lean, entries, inputs)
         found |= {f"feature_info[{place}], tapped": (channels[place], width) for place, width in taps.items()}
-        if hasattr(type(lean), "forward_features"):
+        if hasattr(getattr(lean, "feature_info", None), "out_indices"):
+            outputs = tensors_in(lean(*inputs))
+            found["features_only"] = (lean.feature_info.channels(), [channels_of(lean, t) for t in outputs])
+        else:
             features = lean.forward_features(*inputs)
             stages = []
             with suppress(Exception):  # not every model has them
@@ -34,15 +37,9 @@ def told_and_returned(model, inputs=None):
                 if isinstance(value, int) and len(maps) == 1:
                     found[name] = (value, maps[0])
                 elif isinstance(value, list | tuple):
-                    found |= {
-                        f"{name} of {what}": (list(value), them) for what, them in [("maps", maps), ("stages", stages)]
-                    }
-            found["num_classes"] = (
-                (lean.num_classes, lean.forward_head(features).shape[-1]) if lean.num_classes else (0, 0)
-            )
-        elif hasattr(lean.feature_info, "channels"):
-            outputs = tensors_in(lean(*inputs))
-            found["features_only"] = (lean.feature_info.channels(), [channels_of(lean, t) for t in outputs])
+                    found |= {f"{name} of maps": (list(value), maps), f"{name} of stages": (list(value), stages)}
+            if lean.num_classes:
+                found["num_classes"] = (lean.num_classes, lean.forward_head(features).shape[-1])
     return found
 
 
