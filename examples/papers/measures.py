@@ -59,7 +59,7 @@ def retrieval(embeddings: Tensor, images: Images, seed: int) -> Measures:
         k=1,
         device=torch.device("cpu"),
         knn_func=CustomKNN(CosineSimilarity(), batch_size=1024),
-        kmeans_func=lambda points, k: KMeans(k, n_init=1, random_state=seed).fit_predict(points.numpy()),
+        kmeans_func=lambda points, k: KMeans(k, n_init=1, max_iter=20, random_state=seed).fit_predict(points.numpy()),
     )
     embeddings = F.normalize(embeddings.nan_to_num())  # a network that diverged retrieves by chance
     query, gallery = (

@@ -244,14 +244,14 @@ def own_to_look_at(path: Path) -> Data:
 def own_by_class(path: Path) -> Data:
     """One's own data for retrieval."""
     train, test = map(alone, own(path))
-    if test.query and test.gallery:
-        both = [found for searched, found in zip(test.query, test.gallery, strict=True) if searched]
-        if not (any(test.query) and any(test.gallery)):
-            raise ValueError(f"{path}: is_query and is_gallery must each be True in some of the validation rows")
-        if any(both) and not all(both):
-            raise ValueError(
-                f"{path}: {sum(both):,} of {len(both):,} rows with is_query have is_gallery as well; all or none may"
-            )
+    query, gallery = ([True] * len(test) if flags is None else flags for flags in (test.query, test.gallery))
+    both = [found for searched, found in zip(query, gallery, strict=True) if searched]
+    if test and not (any(query) and any(gallery)):
+        raise ValueError(f"{path}: is_query and is_gallery must each be True in some of the validation rows")
+    if any(both) and not all(both):
+        raise ValueError(
+            f"{path}: {sum(both):,} of {len(both):,} images to search with are in the gallery, too; all or none may be"
+        )
     return Data(path.name, train, test)
 
 

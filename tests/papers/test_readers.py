@@ -235,7 +235,12 @@ class TestOwnData:
             (
                 "label,path,split,is_query,is_gallery",
                 ("1,a.jpg,validation,True,True", "1,b.jpg,validation,True,False"),
-                "1 of 2 rows with is_query have is_gallery as well; all or none may",
+                "1 of 2 images to search with are in the gallery, too; all or none may be",
+            ),
+            (
+                "label,path,split,is_gallery",
+                ("1,a.jpg,validation,True", "1,b.jpg,validation,False"),
+                "1 of 2 images to search with are in the gallery, too; all or none may be",
             ),
             ("label,path,split,is_query,is_gallery", ("1,a.jpg,validation,True,False",), "must each be True in some"),
         ],

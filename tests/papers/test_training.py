@@ -253,7 +253,7 @@ class TestSchedules:
 class TestLosses:
     @pytest.fixture
     def batch(self):
-        return torch.randn(12, 8, requires_grad=True), torch.arange(12) // 2
+        return (torch.randn(12, 8) + 1).requires_grad_(), torch.arange(12) // 2
 
     def test_spread_out_is_the_published_formula(self, load, batch):
         embeddings, labels = batch
