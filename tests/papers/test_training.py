@@ -1,6 +1,7 @@
 """Training that was killed ends as one that was not; batches, augmentations and schedules are what they say."""
 
 import argparse
+import dataclasses
 import itertools
 import random
 import sys
@@ -414,6 +415,17 @@ class TestRows:
             "cross-entropy, P x K  87.5",
             "published: github.com/ahmdtaha/softmax_triplet_loss, README.md, table of ResNet-50 (read in the code)",
         ]
+
+    def test_published_figures_are_shown_of_the_same_experiment_alone(self, session, capsys):
+        session.options.data = "cars"
+        now = dataclasses.replace(session, folder=session.folder / "two_head-cars-seed0")
+        now.show({"two heads, hard": {"accuracy": 88.0}})
+        assert "88 (published 89.44)" in capsys.readouterr().out
+        changed = dataclasses.replace(now, differs=["--steps is 6, published is 40000"])
+        changed.show({"two heads, hard": {"accuracy": 88.0}})
+        printed = capsys.readouterr().out
+        assert "no published figure is shown: --steps is 6, published is 40000" in printed
+        assert "89.44" not in printed
 
     def test_rows_go_on_and_keep_their_settings(self, load, tmp_path):
         rows, path = load("rows"), tmp_path / "out" / "rows.json"
