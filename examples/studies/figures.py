@@ -127,14 +127,12 @@ def together_figure(results: Results) -> Figure:
     """Draw the differences from the plain metric loss in retrieval of new classes, on the data that were run."""
     measure, control = "R@1, new classes", "triplet, semi-hard"
     run = [data for data in together.BATCHES if results.values(measure, {"data": data})]
-    figure, axes = panels(max(1, len(run)), 4.2, 2.8)
+    figure, axes = panels(1, 5.4, 2.4, rows=max(1, len(run)))
     for axis, data in zip(axes, run, strict=False):
         own = {m: results.values(measure, {"data": data, "method": m}) for m in together.METHODS}
         level = own.pop(control)
         differences(axis, list(own), list(own.values()), level)
         axis.set(title=data, xlabel="R@1 beyond the triplet loss, points")
-    for axis in axes[1:]:
-        axis.set_yticks([])
     return figure
 
 

@@ -16,8 +16,6 @@ from spread import NONE, SVMAX
 from tables_glyphs import RATES, SVMAX_FILES, gains, head_rows
 from two_head import BALANCED, LONG_TAILED
 
-OUTSIDE = {"frameon": False, "fontsize": "small", "loc": "outside lower center"}
-
 
 def by(results: Results, measure: str, name: str, values: tuple[float, ...], where: Mapping[str, Any]) -> Line:
     """Return a measure by the values of a setting."""
@@ -26,7 +24,7 @@ def by(results: Results, measure: str, name: str, values: tuple[float, ...], whe
 
 def svmax_figure(results: Results) -> Figure:
     """Draw R@1 by learning rate of two losses, and the gain of all by the rank of the training without SVMax."""
-    figure, axes = panels(3, 2.9, 2.8)
+    figure, axes = panels(2, 2.9, 2.4, rows=2)
     for axis, loss in zip(axes, svmax.SWEPT, strict=False):
         base = {"loss": loss, "steps": svmax.STEPS}
         own = {**base, "regularizer": SVMAX, "weight": svmax.WEIGHT[loss]}
@@ -35,17 +33,18 @@ def svmax_figure(results: Results) -> Figure:
         axis.set(title=loss, xscale="log", xticks=RATES, ylim=(20, 80), xlabel="learning rate", ylabel="R@1, %")
     for colour, loss in enumerate(svmax.LOSSES):
         points = [(rank, gain) for name, rank, gain in gains(results) if name == loss]
-        axes[-1].plot(*zip(*points, strict=True), "o", color=f"C{2 + colour}", label=loss) if points else None
-    axes[-1].axhline(0, color="grey", linewidth=1)
-    axes[-1].set(title="gain by rank", xlabel="effective rank without", ylabel="R@1 gained", xlim=(0, 64))
-    handles = [*axes[0].get_legend_handles_labels(), *axes[-1].get_legend_handles_labels()]
-    figure.legend(handles[0] + handles[2], handles[1] + handles[3], ncols=4, **OUTSIDE)
+        axes[2].plot(*zip(*points, strict=True), "o", color=f"C{2 + colour}", label=loss) if points else None
+    axes[2].axhline(0, color="grey", linewidth=1)
+    axes[2].set(title="gain by rank", xlabel="effective rank without", ylabel="R@1 gained", xlim=(0, 64))
+    axes[3].set_axis_off()
+    handles = [*axes[0].get_legend_handles_labels(), *axes[2].get_legend_handles_labels()]
+    axes[3].legend(handles[0] + handles[2], handles[1] + handles[3], frameon=False, loc="center")
     return figure
 
 
 def semi_hard_figure(results: Results) -> Figure:
     """Draw R@1 beyond the published triplets, and the time that mining and loss take."""
-    figure, axes = panels(2, 4, 2.4)
+    figure, axes = panels(1, 5.4, 2.2, rows=2)
     where = {m: {"triplets": m, "learning rate": semi_hard.RATE} for m in semi_hard.METHODS}
     values = {method: results.values("R@1", chosen) for method, chosen in where.items()}
     level = values.pop(semi_hard.PUBLISHED)
@@ -61,23 +60,21 @@ def semi_hard_figure(results: Results) -> Figure:
 
 def two_head_figure(results: Results) -> Figure:
     """Draw the differences from cross-entropy on the same batches, a row a setting."""
-    kinds, measures = (BALANCED, LONG_TAILED), ("accuracy", "R@1, pooled", "R@1, embedding")
-    figure, axes = panels(3, 3, 1.6, rows=2)
+    kinds, measures = (BALANCED, LONG_TAILED), ("accuracy", "R@1, pooled")
+    figure, axes = panels(2, 2.9, 1.6, rows=2)
     for axis, (classes, measure) in zip(axes, itertools.product(kinds, measures), strict=True):
         control, *others = head_rows(classes)
-        level = results.values(measure.replace("embedding", "pooled"), control.where)
+        level = results.values(measure, control.where)
         differences(axis, [r.label for r in others], [results.values(measure, r.where) for r in others], level)
         axis.set_title(f"{classes}: {measure}", fontsize="small")
         axis.set_yticks([]) if measure != measures[0] else None
-    figure.supxlabel(
-        "points beyond cross-entropy on the same batches, retrieving by its pooled features", fontsize="small"
-    )
+    figure.supxlabel("points beyond cross-entropy on the same batches", fontsize="small")
     return figure
 
 
 def evolution_figure(results: Results) -> Figure:
     """Draw the last generation's accuracy beyond that of the control of its size."""
-    figure, axes = panels(2, 4.4, 2.8)
+    figure, axes = panels(1, 5.4, 2.2, rows=2)
     long = results.values("dense 5", {"method": LONG, "schedule": evolution.ONE})
     alone = results.values("slim 5", {"method": ALONE, "schedule": evolution.EQUAL})
     schedules = (evolution.EQUAL, evolution.LONG_LAST)
