@@ -50,7 +50,7 @@ def without_title(markdown: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """Return the first sentence of a text that is no heading, in one line and without links."""
+    """Return the first sentence of a text, no heading and no table, in one line and without links."""
     prose = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", re.sub(r"^#.*$", "", text, flags=re.MULTILINE)).split("\n\n")
-    paragraph = next(part for part in prose if part.strip())
-    return re.split(r"(?<=[.?!:]) ", " ".join(paragraph.split()))[0]
+    paragraph = next(part for part in prose if part.strip() and not part.lstrip().startswith("|"))
+    return re.split(r"(?<=[.?!]) ", " ".join(paragraph.split()))[0]
