@@ -22,7 +22,7 @@ def on_post_build(config: Any, **_: Any) -> None:
     parts = [
         f"# {config.site_name}\n\n> {config.site_description}",
         "## What to import\n\n" + "\n".join(imports()),
-        without_title(pages[CHOOSING][2]),
+        in_text(pages[CHOOSING][2]),
         "## Pages\n\n" + "\n".join(f"- [{title}]({url}): {sentence(text)}" for title, url, text in pages.values()),
     ]
     Path(config.site_dir, "llms.txt").write_text("\n\n".join(parts) + "\n")
@@ -43,9 +43,9 @@ def exports(module: Any) -> list[str]:
     return [str(name).strip("'\"") for name in module.exports]
 
 
-def without_title(markdown: str) -> str:
-    """Return a page with a heading of the second level, whose links lead to the built pages."""
-    body = re.sub(r"^#", "##", markdown.strip(), flags=re.MULTILINE)
+def in_text(markdown: str) -> str:
+    """Return a page with a heading of the second level and no pictures, whose links lead to the built pages."""
+    body = re.sub(r"^#", "##", re.sub(r"!\[[^\]]*\]\([^)]*\)\n*", "", markdown).strip(), flags=re.MULTILINE)
     return re.sub(r"\]\(([\w/]+)\.md", r"](\1/", body)
 
 
