@@ -76,7 +76,19 @@ def analyse(model: nn.Module, inputs: tuple[Any, ...], rate: float, multiple: in
             f"{len(broken)} equations between sizes have no solution, the first at {broken[0].where}; no slim network "
             "can be made of this model, but splits of single weights (WELS) work"
         )
+    _check_results(watched, solution.sizes)
     return Widths(watched, solution.sizes, solution.attributes, _whole(trace.weight_axes, solution.sizes))
+
+
+def _check_results(watched: Watched, sizes: Mapping[Leaf, int]) -> None:
+    """Raise if the pass used what an earlier call computed of dense weights: a slim network computes something else."""
+    for name in watched.results:
+        if not watched.complete or any(slim_size(axis, sizes) < size(axis) for axis in watched.axes[name]):
+            raise TracingError(
+                f"{name!r} of the model holds a tensor that an earlier call computed, and the forward pass uses it "
+                "instead of computing it anew; set it to what it was in the new model, or cut the network before its "
+                "first call"
+            )
 
 
 def wanted_sizes(trace: Trace, rate: float, multiple: int) -> dict[Leaf, int]:

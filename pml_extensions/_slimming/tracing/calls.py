@@ -67,12 +67,11 @@ class Call:
 
     def dim(self, name: str = "dim", of: str = "self") -> int:
         """Return a dimension argument counted from the front."""
-        rank = self.arguments[of].ndim
-        return int(self.arguments[name]) % max(int(rank), 1)
+        return int(self.arguments[name]) % max(len(self.axes(of)), 1)
 
     def dims(self, name: str = "dim", of: str = "self") -> list[int]:
         """Return a list of dimensions counted from the front; None or an empty list means all."""
-        value, rank = self.arguments.get(name), self.arguments[of].ndim
+        value, rank = self.arguments.get(name), len(self.axes(of))
         listed = [value] if isinstance(value, int) else value
         return [int(d) % max(rank, 1) for d in listed] if listed else list(range(rank))
 

@@ -28,6 +28,8 @@ class Watched:
         axes: the axes of every tensor that the model holds and its forward used, by name.
         operands: how it used the parameters, in eval mode.
         operations: the floating-point operations of that pass.
+        results: names of plain tensors that the pass used and an earlier call has computed.
+        complete: whether some pass used every parameter.
         inputs: the stand-ins that it was run with.
         outputs: the shapes that it returned.
         trained: those that it returned in train mode, or None where that uses no further parameter.
@@ -37,6 +39,8 @@ class Watched:
     axes: dict[str, list[Axis]]
     operands: Operands
     operations: int
+    results: list[str]
+    complete: bool
     inputs: tuple[Any, ...]
     outputs: list[torch.Size]
     trained: list[torch.Size] | None = None
@@ -103,8 +107,16 @@ def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Watched:
                 lean.train()
                 trained = traced(forward)
             lean.eval()
+    complete = all(map(trace.seen, lean.parameters()))
     axes = {name: trace.axes(tensor) for name, tensor in named.items() if trace.seen(tensor)}
-    return Watched(trace, axes, operands, counted.total, inputs, shapes, trained)
+    results = [name for name, tensor in held_tensors(model) if name in axes and _is_result(model, tensor)]
+    return Watched(trace, axes, operands, counted.total, results, complete, inputs, shapes, trained)
+
+
+def _is_result(model: nn.Module, tensor: Tensor) -> bool:
+    """Tell whether a tensor that a model holds is known to be computed in a call, and not set at its start."""
+    born_in_inference = any(parameter.is_inference() for parameter in model.parameters())
+    return tensor.grad_fn is not None or (tensor.is_inference() and not born_in_inference)
 
 
 def watch_operands(model: nn.Module, inputs: tuple[Tensor, ...]) -> Operands:

@@ -13,7 +13,7 @@ from pml_extensions._slimming.locations import TracingError
 from pml_extensions._slimming.tracing import value_rules, view_rules  # noqa: F401  # view_rules enters its rules
 from pml_extensions._slimming.tracing.calls import RULES, Call
 from pml_extensions._slimming.tracing.size_rules import FREE, USES, Use
-from pml_extensions._slimming.tracing.stand_ins import Observer, ShapesOnly, tensors_in
+from pml_extensions._slimming.tracing.stand_ins import RESHAPING_IN_PLACE, Observer, ShapesOnly, tensors_in
 from pml_extensions._slimming.tracing.trace import Trace
 
 aten = torch.ops.aten
@@ -33,6 +33,11 @@ class WatchTensors(ShapesOnly):  # type: ignore[no-untyped-call]  # torch is unt
     def __init__(self, trace: Trace, unknown: Iterable[Tensor], *observers: Observer) -> None:
         super().__init__(unknown, *observers)
         self._trace = trace
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if func.overloadpacket in RESHAPING_IN_PLACE:
+            self._trace.axes(args[0])  # those that it has before
+        return super()._run(func, args, kwargs)
 
     def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Give the results of an operation their axes, and show it to the observers."""

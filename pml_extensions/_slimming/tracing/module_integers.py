@@ -35,17 +35,21 @@ _TABLE: list[tuple[type[nn.Module], dict[str, SizeOf]]] = [
     (nn.Embedding, {"num_embeddings": ("weight", 0), "embedding_dim": ("weight", 1)}),
     (nn.PReLU, {"num_parameters": ("weight", 0)}),
     (nn.RNNBase, {"input_size": ("weight_ih_l0", 1), "hidden_size": ("weight_hh_l0", 1)}),
+    (nn.RNNBase, {"proj_size": ("weight_hr_l0", 0), "hidden_size": ("weight_hr_l0", 1)}),  # with projections, this holds
+    (nn.RNNCellBase, {"input_size": ("weight_ih", 1), "hidden_size": ("weight_hh", 1)}),
     (nn.MultiheadAttention, {"embed_dim": ("out_proj.weight", 0)}),
 ]
 
 
 def sizes_of(module: nn.Module) -> Iterator[tuple[str, str, int]]:
     """Yield (attribute, tensor, dimension): the attribute is the size of that dimension of that tensor."""
+    found: dict[str, SizeOf] = {}  # of several tensors, the last
     for kind, attributes in _TABLE:
         if isinstance(module, kind) and not (kind is _ConvNd and isinstance(module, _ConvTransposeNd)):
-            for attribute, (tensor, dimension) in attributes.items():
-                if isinstance(_get(module, tensor), Tensor) and isinstance(getattr(module, attribute, None), int):
-                    yield attribute, tensor, dimension
+            found.update((name, of) for name, of in attributes.items() if isinstance(_get(module, of[0]), Tensor))
+    for attribute, (tensor, dimension) in found.items():
+        if isinstance(getattr(module, attribute, None), int):
+            yield attribute, tensor, dimension
 
 
 def _get(module: nn.Module, path: str) -> object:
@@ -99,11 +103,11 @@ def trace_attributes(model: nn.Module, equations: list[Equation]) -> None:
 def _trace_value(value: Any, at: Attribute, equations: list[Equation]) -> Any:
     if type(value) is int:
         return TracedInt(value, Attribute(at.module, at.name, at.places, value), equations)
-    if type(value) in {tuple, list, torch.Size}:
-        items = [_trace_value(item, _inside(at, i), equations) for i, item in enumerate(value)]
-        return type(value)(items)
-    if type(value) is dict:
-        return {key: _trace_value(item, _inside(at, key), equations) for key, item in value.items()}
+    if type(value) in {tuple, torch.Size}:
+        return type(value)([_trace_value(item, _inside(at, i), equations) for i, item in enumerate(value)])
+    if type(value) in {list, dict}:  # in place: functions may refer to it, too
+        for place, item in list(enumerate(value) if type(value) is list else value.items()):
+            value[place] = _trace_value(item, _inside(at, place), equations)
     return value
 
 

@@ -24,11 +24,17 @@ _NEEDS_VALUES = {
     aten._local_scalar_dense, aten.equal, aten.is_nonzero, aten.nonzero, aten.masked_select, aten._unique2,
     aten.unique_consecutive, aten.unique_dim, aten.bincount,
 }  # fmt: skip
+RESHAPING_IN_PLACE = {aten.transpose_, aten.t_, aten.squeeze_, aten.unsqueeze_}  # to which the other names lead
+_RESIZING_IN_PLACE = {aten.resize_, aten.resize_as_, aten.as_strided_, aten.set_}
 _ASK_FOR_STRIDES = {aten.view_as_complex.default, aten.view.dtype}  # which a stand-in has not
 _SHAPE_OF_OPERAND = {
     aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like, aten.new_zeros, aten.new_ones, aten.new_full,
     aten.new_empty,
 }  # fmt: skip
+
+
+class MissingValueError(TracingError):
+    """Something asked for the value of a stand-in."""
 
 
 def stand_in(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -91,11 +97,18 @@ class ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch i
         if packet in _SHAPE_OF_OPERAND or not any(map(self._is_unknown, tensors_in((args, kwargs)))):
             return func(*args, **kwargs)
         if packet in _NEEDS_VALUES or (packet is aten.index and any(map(self._unknown_mask, tensors_in(args[1])))):
-            raise TracingError(
+            raise MissingValueError(
                 f"{func} needs the values of an activation or a weight: control flow that depends on data"
             )
+        if packet in _RESIZING_IN_PLACE:
+            raise TracingError(
+                f"{func} makes something else of an activation in place, which is not followed; use reshape, view, "
+                "expand or a slice, which return a tensor"
+            )
         written = [a for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
-        if written:
+        if packet in RESHAPING_IN_PLACE:
+            out = func(*args, **kwargs)
+        elif written:
             out = self._written(func, args, kwargs)
         elif func not in _ASK_FOR_STRIDES and any(r.alias_info is not None for r in func._schema.returns):
             out = func(*args, **kwargs)

@@ -37,7 +37,7 @@ def _permute(call: Call) -> Axes:
     return [axes[d] for d in call.dims("dims")]
 
 
-@rule(aten.transpose, aten.t, aten.transpose_, aten.swapaxes, aten.numpy_T, aten.mT)
+@rule(aten.transpose, aten.t, aten.transpose_, aten.t_, aten.swapaxes, aten.numpy_T, aten.mT)
 def _transpose(call: Call) -> Axes:
     axes = list(call.axes())
     a, b = (call.dim("dim0"), call.dim("dim1")) if "dim0" in call.arguments else (0, -1)
@@ -49,8 +49,7 @@ def _transpose(call: Call) -> Axes:
 @rule(aten.squeeze, aten.squeeze_)
 def _squeeze(call: Call) -> Axes:
     dims = call.dims()
-    shape = call["self"].shape
-    return [axis for d, axis in enumerate(call.axes()) if not (d in dims and shape[d] == 1)]
+    return [axis for d, axis in enumerate(call.axes()) if not (d in dims and size(axis) == 1)]
 
 
 @rule(aten.unsqueeze, aten.unsqueeze_)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from slim_checks import exactness
 from torch import nn
 
-from pml_extensions.evolution import KELS
+from pml_extensions.evolution import KELS, TracingError
 
 
 class Between(nn.Module):
@@ -74,6 +74,19 @@ def written(x):
     out = x.clone()
     out[:, :, 0] = 0
     return out.index_add(3, torch.tensor([0, 1]), x[..., :2])
+
+
+def reshaped_in_place(x):
+    y = x + 0
+    y.transpose_(1, 3).swapaxes_(3, 1).unsqueeze_(1).swapdims_(0, 1).squeeze_(0).unsqueeze_(-1).squeeze_()
+    rows = y.flatten(1)
+    rows.t_()
+    rows.t_()
+    return rows.unflatten(1, x.shape[1:])
+
+
+def table_reshaped_in_place(x):
+    return x * torch.arange(1.0, 9.0, dtype=x.dtype).unsqueeze_(0).t_().unsqueeze_(-1)
 
 
 def picked(x):
@@ -150,6 +163,8 @@ OPERATIONS = {
     "group norm": (normalised_by_group, 8, nn.GroupNorm(2, 8)),
     "Fourier": (spectrum, 8),
     "in place": (written, 8),
+    "shape in place": (reshaped_in_place, 8),
+    "shape of a table in place": (table_reshaped_in_place, 8),
     "index": (picked, 8),
     "complex": (complex_product, 8),
     "factories": (made, 8),
@@ -200,3 +215,14 @@ def test_slim_is_exact_and_narrower(name, rate):
     slim = split.slim(model)
     assert slim(torch.randn(3, 3, 8, 8)).shape == (3, 5)
     assert slim.second.out_channels < 12
+
+
+@pytest.mark.parametrize(
+    "resize",
+    [lambda x: x.resize_(len(x), 8, 64), lambda x: x.as_strided_((len(x), 8, 64), (512, 64, 1)), lambda x: x.set_(x)],
+    ids=["resize_", "as_strided_", "set_"],
+)
+def test_what_makes_something_else_of_an_activation_is_refused(resize):
+    model = Between(lambda x: resize(x.relu()).unflatten(-1, (8, 8)), 8)
+    with pytest.raises(TracingError, match=r"submodule ''.*aten\.(resize_|as_strided_|set_).*use reshape, view"):
+        KELS(0.5, example_input=torch.randn(2, 3, 8, 8)).slim(model)
