@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from pml_extensions._slimming import TracingError, shapes_of_output, stand_in
+from pml_extensions._slimming import TracingError, shapes_of_output, stand_in, without_values
 
 __all__ = ["ExampleInput", "declared_input", "stand_in_inputs"]
 
@@ -24,7 +24,8 @@ Shape: TypeAlias = tuple[int, int, int]
 def stand_in_inputs(model: nn.Module, example_input: ExampleInput) -> tuple[Tensor, ...]:
     """Return tensors without memory for the example input, or for two samples of what the model declares.
 
-    Floating-point inputs get the type of the model's weights: only shapes matter here.
+    Floating-point inputs get the type of the model's weights: only their shapes matter here. Those of integers and
+    booleans (identifiers, masks, lengths) keep their values.
 
     Raises:
         TracingError: if there is no example input and the model does not say what it takes.
@@ -32,7 +33,10 @@ def stand_in_inputs(model: nn.Module, example_input: ExampleInput) -> tuple[Tens
     dtype = _floating_type(model)
     if example_input is not None:
         given = example_input if isinstance(example_input, tuple) else (example_input,)
-        return tuple(stand_in(t.shape, dtype if t.dtype.is_floating_point else t.dtype) for t in given)
+        return tuple(
+            stand_in(t.shape, dtype if t.dtype.is_floating_point else t.dtype) if without_values(t) else t.cpu()
+            for t in given
+        )
     shape = declared_input(model)
     if shape is None:
         raise TracingError(

@@ -15,7 +15,7 @@ from pml_extensions._slimming.tracing.copies import held_tensors, weightless
 from pml_extensions._slimming.tracing.modes import WatchIntegers, WatchTensors
 from pml_extensions._slimming.tracing.module_integers import trace_attributes
 from pml_extensions._slimming.tracing.operands import Operands
-from pml_extensions._slimming.tracing.stand_ins import Observer, ShapesOnly, tensors_in
+from pml_extensions._slimming.tracing.stand_ins import Observer, ShapesOnly, given, tensors_in, without_values
 from pml_extensions._slimming.tracing.trace import Trace
 
 
@@ -69,6 +69,8 @@ def undisturbed() -> Iterator[None]:
         stack.enter_context(torch.autocast("cpu", enabled=False))
         stack.callback(setattr, torch.backends.mkldnn, "enabled", torch.backends.mkldnn.enabled)
         torch.backends.mkldnn.enabled = False  # type: ignore[assignment]  # a property in disguise
+        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
         yield
 
 
@@ -81,7 +83,7 @@ def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Watched:
     named = dict(held_tensors(lean))
     trace, counted = Trace(), CountOperations()
     operands = Operands(trace, dict(lean.named_parameters()), tensors_in(inputs))
-    tensors = WatchTensors(trace, tensors_in(inputs), operands.observe, counted)
+    tensors = WatchTensors(trace, filter(without_values, tensors_in(inputs)), operands.observe, counted)
     trace_attributes(lean, trace.equations)
     _listen(lean, trace)
     for tensor in tensors_in(inputs):
@@ -90,7 +92,7 @@ def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Watched:
     def traced(run: Callable[[], Any]) -> list[torch.Size]:
         tensors.hide(lean.parameters())
         trace.add_parameters(lean.parameters())
-        with tensors, WatchIntegers(trace):
+        with tensors, WatchIntegers(trace, tensors.is_unknown):
             outputs = tensors_in(run())
         for tensor in outputs:
             trace.freeze(tensor, "an output of the network")
@@ -128,7 +130,8 @@ def watch_operands(model: nn.Module, inputs: tuple[Tensor, ...]) -> Operands:
     operands = Operands(trace, parameters, inputs)
     trace.add_parameters(lean.parameters())
     _listen(lean, trace)
-    with undisturbed(), WatchTensors(trace, [*inputs, *lean.parameters()], operands.observe):
+    unknown = [*filter(without_values, inputs), *lean.parameters()]
+    with undisturbed(), WatchTensors(trace, unknown, operands.observe):
         _run(lean, trace, inputs)
     return operands
 
@@ -151,7 +154,7 @@ def _run(model: nn.Module, trace: Trace, inputs: tuple[Any, ...]) -> Any:
     """Run the model; an error of its own becomes one that names the operation and the submodule."""
     trace.modules.clear()
     try:
-        return model(*inputs)
+        return model(*given(inputs))
     except Exception as error:
         module = trace.modules[-1] if trace.modules else ""
         raise TracingError(
@@ -164,5 +167,6 @@ def shapes_of_output(
 ) -> list[torch.Size]:
     """Return the shapes of what ``model`` returns for ``inputs``, without computing values."""
     lean = weightless(model).train(training)
-    with undisturbed(), ShapesOnly([*tensors_in(inputs), *lean.parameters()], *observers):
-        return [tensor.shape for tensor in tensors_in(lean(*inputs))]
+    unknown = [*filter(without_values, tensors_in(inputs)), *lean.parameters()]
+    with undisturbed(), ShapesOnly(unknown, *observers):
+        return [tensor.shape for tensor in tensors_in(lean(*given(inputs)))]

@@ -18,7 +18,7 @@ from pml_extensions._slimming.tracing.copies import held_tensors, weightless
 from pml_extensions._slimming.tracing.forward import undisturbed
 from pml_extensions._slimming.tracing.modes import WatchIntegers, WatchTensors
 from pml_extensions._slimming.tracing.module_integers import equations_of, trace_attributes
-from pml_extensions._slimming.tracing.stand_ins import tensors_in
+from pml_extensions._slimming.tracing.stand_ins import given, tensors_in, without_values
 from pml_extensions._slimming.tracing.trace import Trace
 
 __all__ = ["ask", "can_be_asked", "can_be_fused", "fuse"]
@@ -82,7 +82,8 @@ class _Copy:
         self.model = weightless(model)
         self.trace = Trace()
         self._inputs = inputs
-        self._tensors = _WatchMemory(self.trace, [*tensors_in(inputs), *self.model.parameters()])
+        unknown = [*filter(without_values, tensors_in(inputs)), *self.model.parameters()]
+        self._tensors = _WatchMemory(self.trace, unknown)
         trace_attributes(self.model, self.trace.equations)
         for tensor in tensors_in(inputs):
             self.trace.freeze(tensor, "an input of the network")
@@ -94,12 +95,12 @@ class _Copy:
     @contextmanager
     def watched(self, mode: type[WatchIntegers] = WatchIntegers) -> Iterator[None]:
         """Watch what is done with the copy."""
-        with undisturbed(), self._tensors, mode(self.trace):
+        with undisturbed(), self._tensors, mode(self.trace, self._tensors.is_unknown):
             yield
 
     def run(self, method: str) -> None:
         """Run a pass of the copy."""
-        getattr(self.model, method)(*self._inputs)
+        getattr(self.model, method)(*given(self._inputs))
 
     def fuse(self, parts: Iterable[nn.Module]) -> None:
         """Fuse parts of the copy, and run all of it."""

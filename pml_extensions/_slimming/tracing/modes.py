@@ -1,6 +1,6 @@
 """Watch a forward pass: the operations on its tensors, and the shapes that its code reads and the sizes it asks for."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,11 +13,18 @@ from pml_extensions._slimming.locations import TracingError
 from pml_extensions._slimming.tracing import value_rules, view_rules  # noqa: F401  # view_rules enters its rules
 from pml_extensions._slimming.tracing.calls import RULES, Call
 from pml_extensions._slimming.tracing.size_rules import FREE, USES, Use
-from pml_extensions._slimming.tracing.stand_ins import RESHAPING_IN_PLACE, Observer, ShapesOnly, tensors_in
+from pml_extensions._slimming.tracing.stand_ins import (
+    RESHAPING_IN_PLACE,
+    Observer,
+    ShapesOnly,
+    missing_value,
+    tensors_in,
+)
 from pml_extensions._slimming.tracing.trace import Trace
 
 aten = torch.ops.aten
 _PRODUCTS = {aten.mm, aten.bmm, aten.addmm, aten.baddbmm, aten.convolution, aten.mv, aten.index, aten.embedding}
+_READ_MEMORY = {"tolist", "numpy", "__array__"}  # past the operations that a dispatch mode sees
 _SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]  # a getset descriptor
 
 
@@ -81,18 +88,26 @@ def _unknown(call: Call) -> Any:
 
 
 class WatchIntegers(TorchFunctionMode):
-    """Hand out shapes as traced integers, and turn every use of an integer as a size into an equation."""
+    """Hand out shapes as traced integers, and turn every use of an integer as a size into an equation.
 
-    def __init__(self, trace: Trace) -> None:
+    Args:
+        trace: what to write them down in.
+        is_unknown: tells the tensors whose values are not to be looked at.
+    """
+
+    def __init__(self, trace: Trace, is_unknown: Callable[[Tensor], bool]) -> None:
         super().__init__()
         self._trace = trace
+        self._is_unknown = is_unknown
 
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        out = self.run(func, plain(args), plain(kwargs))
         name = getattr(func, "__name__", "")
+        if name in _READ_MEMORY and self._is_unknown(args[0]):
+            raise missing_value(name)
+        out = self.run(func, plain(args), plain(kwargs))
         if func == _SHAPE or name == "size":
             return self._shape(args, kwargs)
         if name == "numel":

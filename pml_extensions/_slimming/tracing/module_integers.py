@@ -35,7 +35,10 @@ _TABLE: list[tuple[type[nn.Module], dict[str, SizeOf]]] = [
     (nn.Embedding, {"num_embeddings": ("weight", 0), "embedding_dim": ("weight", 1)}),
     (nn.PReLU, {"num_parameters": ("weight", 0)}),
     (nn.RNNBase, {"input_size": ("weight_ih_l0", 1), "hidden_size": ("weight_hh_l0", 1)}),
-    (nn.RNNBase, {"proj_size": ("weight_hr_l0", 0), "hidden_size": ("weight_hr_l0", 1)}),  # with projections, this holds
+    (
+        nn.RNNBase,
+        {"proj_size": ("weight_hr_l0", 0), "hidden_size": ("weight_hr_l0", 1)},
+    ),  # if it has projections
     (nn.RNNCellBase, {"input_size": ("weight_ih", 1), "hidden_size": ("weight_hh", 1)}),
     (nn.MultiheadAttention, {"embed_dim": ("out_proj.weight", 0)}),
 ]

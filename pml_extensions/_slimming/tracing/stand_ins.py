@@ -14,17 +14,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from pml_extensions._slimming.locations import TracingError
+from pml_extensions._slimming.locations import TracingError, where
 
 Observer: TypeAlias = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]
 
 aten = torch.ops.aten
 
 _NEEDS_VALUES = {
-    aten._local_scalar_dense, aten.equal, aten.is_nonzero, aten.nonzero, aten.masked_select, aten._unique2,
+    aten._local_scalar_dense, aten.equal, aten.is_nonzero, aten.nonzero, aten._unique2,
     aten.unique_consecutive, aten.unique_dim, aten.bincount,
 }  # fmt: skip
 RESHAPING_IN_PLACE = {aten.transpose_, aten.t_, aten.squeeze_, aten.unsqueeze_}  # to which the other names lead
+_DECIDED_BY_SECOND = {aten.masked_select, aten._pack_padded_sequence, aten._pad_packed_sequence}
+_COUNT_STEPS = {aten._pack_padded_sequence, aten._pad_packed_sequence}  # by the values of their integers
 _RESIZING_IN_PLACE = {aten.resize_, aten.resize_as_, aten.as_strided_, aten.set_}
 _ASK_FOR_STRIDES = {aten.view_as_complex.default, aten.view.dtype}  # which a stand-in has not
 _SHAPE_OF_OPERAND = {
@@ -40,6 +42,16 @@ class MissingValueError(TracingError):
 def stand_in(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Return a tensor of zeros that takes no memory."""
     return torch.zeros((), dtype=dtype).expand(tuple(shape))
+
+
+def without_values(tensor: Tensor) -> bool:
+    """Tell whether only the shape of an input matters: the values of integers and booleans are used."""
+    return tensor.is_floating_point() or tensor.is_complex() or tensor.is_meta
+
+
+def given(inputs: Any) -> Any:
+    """Return inputs for one more pass: it may write to those that have values."""
+    return tree_map_only(Tensor, lambda tensor: tensor if without_values(tensor) else tensor.clone(), inputs)
 
 
 def stand_in_parameter(parameter: nn.Parameter, shape: Sequence[int] | None = None) -> nn.Parameter:
@@ -94,12 +106,10 @@ class ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch i
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         packet = func.overloadpacket
-        if packet in _SHAPE_OF_OPERAND or not any(map(self._is_unknown, tensors_in((args, kwargs)))):
+        if packet in _SHAPE_OF_OPERAND or not any(map(self.is_unknown, tensors_in((args, kwargs)))):
             return func(*args, **kwargs)
-        if packet in _NEEDS_VALUES or (packet is aten.index and any(map(self._unknown_mask, tensors_in(args[1])))):
-            raise MissingValueError(
-                f"{func} needs the values of an activation or a weight: control flow that depends on data"
-            )
+        if packet in _NEEDS_VALUES or any(map(self.is_unknown, _read(packet, args))):
+            raise missing_value(func)
         if packet in _RESIZING_IN_PLACE:
             raise TracingError(
                 f"{func} makes something else of an activation in place, which is not followed; use reshape, view, "
@@ -110,6 +120,11 @@ class ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch i
             out = func(*args, **kwargs)
         elif written:
             out = self._written(func, args, kwargs)
+        elif packet in _COUNT_STEPS:
+            data, counts = _with_contiguous(func, args, kwargs)
+            out = stand_in(data.shape, data.dtype)
+            self.hide([out])
+            return out, counts
         elif func not in _ASK_FOR_STRIDES and any(r.alias_info is not None for r in func._schema.returns):
             out = func(*args, **kwargs)
         else:
@@ -117,11 +132,9 @@ class ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch i
         self.hide(tensors_in(out))
         return out
 
-    def _is_unknown(self, tensor: Tensor) -> bool:
+    def is_unknown(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor is a stand-in, or has no values for another reason."""
         return tensor.is_meta or tensor in self._unknown
-
-    def _unknown_mask(self, tensor: Tensor) -> bool:
-        return tensor.dtype == torch.bool and self._is_unknown(tensor)
 
     def _written(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Leave an operation in place undone: its result is the tensor that it would have written to."""
@@ -134,16 +147,46 @@ class ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch i
         return returns[0] if len(returns) == 1 else tuple(returns) if returns else None
 
 
+def missing_value(func: Any) -> MissingValueError:
+    """Return the error for an operation that asks for values that a stand-in has not."""
+    line = where()
+    return MissingValueError(
+        f"{func} needs the values of an activation, a weight or a floating-point input{line and f' at {line}'}: "
+        "control flow that depends on data. Integer and boolean tensors of example_input are used with their values"
+    )
+
+
+def _read(packet: Any, args: tuple[Any, ...]) -> list[Tensor]:
+    """Return the operands whose values decide on the shape of the result."""
+    if packet is aten.index:
+        return [index for index in tensors_in(args[1]) if index.dtype == torch.bool]
+    return [args[1]] if packet in _DECIDED_BY_SECOND else []
+
+
 def _shapes_of_result(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if func.overloadpacket is aten.masked_select:
+        _, places = torch.broadcast_tensors(*args)  # type: ignore[no-untyped-call]  # torch is untyped there
+        return stand_in([int(places.sum())], args[0].dtype)
+    if func.overloadpacket is aten.index:
+        args = (args[0], [place for index in args[1] for place in _places(index)])
     meta_args, meta_kwargs = tree_map_only(Tensor, _meta, (args, kwargs))
     if meta_kwargs.get("device") is not None:
         meta_kwargs["device"] = torch.device("meta")
     try:
         out = func(*meta_args, **meta_kwargs)
     except NotImplementedError:
-        full_args, full_kwargs = tree_map_only(Tensor, Tensor.contiguous, (args, kwargs))
-        out = func(*full_args, **full_kwargs)
+        out = _with_contiguous(func, args, kwargs)
     return tree_map_only(Tensor, lambda t: stand_in(t.shape, t.dtype), out)
+
+
+def _places(index: Tensor | None) -> list[Tensor | None]:
+    """Return an index without a mask: the places where that is true, one tensor for each of its dimensions."""
+    return list(index.nonzero().unbind(1)) if index is not None and index.dtype == torch.bool else [index]
+
+
+def _with_contiguous(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    full_args, full_kwargs = tree_map_only(Tensor, Tensor.contiguous, (args, kwargs))
+    return func(*full_args, **full_kwargs)
 
 
 def _meta(tensor: Tensor) -> Tensor:

@@ -263,6 +263,35 @@ def _pick(call: Call) -> Axes:
     return out
 
 
+@rule(aten.masked_select)
+def _masked_select(call: Call) -> Axes:
+    """Keep the last axes, along which the mask is spread; the places that it picks stand before them."""
+    axes, mask = call.axes(), call["mask"]
+    spread = 0
+    while spread < min(len(axes), mask.ndim) and mask.shape[-1 - spread] == 1:
+        spread += 1
+    kept = axes[len(axes) - spread :]
+    for axis in axes[: len(axes) - spread]:
+        call.freeze(axis, "single entries of it are picked")
+    whole: Axis = sum(kept, ())
+    return [(*call.frozen(call.out.shape[0] // size(whole), "indices"), *whole)]
+
+
+@rule(aten._pack_padded_sequence)
+def _pack(call: Call) -> list[Axes]:
+    axes, (data, counts) = call.axes("input"), call.out
+    for axis in axes[:2]:
+        call.freeze(axis, "it counts steps and sequences", by_design=True)
+    return [[call.frozen(len(data), "steps of all sequences"), *axes[2:]], [call.frozen(len(counts), "steps")]]
+
+
+@rule(aten._pad_packed_sequence)
+def _pad_packed(call: Call) -> list[Axes]:
+    padded, lengths = call.out
+    counts = [call.frozen(n, "it counts steps and sequences") for n in padded.shape[:2]]
+    return [[*counts, *call.axes("data")[1:]], [call.frozen(len(lengths), "sequences")]]
+
+
 @rule(aten.index_put, aten.index_put_, aten.scatter, aten.scatter_, aten.scatter_add, aten.scatter_add_, aten.index_add)
 def _put(call: Call) -> Axes:
     axes = call.axes()

@@ -1,4 +1,4 @@
-"""Recurrent layers of torch.nn: their slim networks compute what the dense ones compute without the reset-hypothesis."""
+"""Recurrent layers of torch.nn: the slim network computes what the dense one computes without its reset-hypothesis."""
 
 import pytest
 import torch
