@@ -1,7 +1,7 @@
 """From a traced forward pass to the slim size of every width."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from pml_extensions._slimming.solving.conditions import conditions_of
 from pml_extensions._slimming.solving.fixing import fix_what_follows
 from pml_extensions._slimming.solving.solver import solve
 from pml_extensions._slimming.tracing.forward import Watched, watch
-from pml_extensions._slimming.tracing.trace import Trace
+from pml_extensions._slimming.tracing.trace import OUTPUT, Trace
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,23 @@ class Whole:
 
 @dataclass
 class Widths:
-    """What of a model stays: the indices of every dimension, the integers that change, and what stayed whole."""
+    """What of a model stays: the indices of every dimension, the integers that change, and what stayed whole.
+
+    Attributes:
+        watched: the pass that all was read off.
+        sizes: the slim sizes of leaves.
+        attributes: the slim values of integers that modules hold.
+        whole: hidden widths that stay whole.
+        outputs: widths that stay whole because they are an output of the network, or tied to one.
+        unchanged: why no width becomes narrower, or an empty string if any does.
+    """
 
     watched: Watched
     sizes: dict[Leaf, int]
     attributes: dict[Attribute, int]
     whole: list[Whole]
+    outputs: list[Whole]
+    unchanged: str
 
     def kept(self, name: str) -> list[np.ndarray] | None:
         """Return the indices that stay in each dimension of a tensor of the model; None if forward did not use it."""
@@ -66,7 +77,8 @@ def analyse(model: nn.Module, inputs: tuple[Any, ...], rate: float, multiple: in
     watched = watch(model, inputs)
     trace = watched.trace
     fix_what_follows(trace.equations)
-    targets = wanted_sizes(trace, rate, multiple)
+    chosen = chosen_sizes(trace, rate, multiple)
+    targets = {leaf: n for leaf, n in chosen.items() if n < leaf.size}
     solution = solve(conditions_of(trace.equations, targets.keys()), targets)
     for leaf, reason in solution.frozen.items():
         leaf.frozen = reason
@@ -77,7 +89,12 @@ def analyse(model: nn.Module, inputs: tuple[Any, ...], rate: float, multiple: in
             "can be made of this model, but splits of single weights (WELS) work"
         )
     _check_results(watched, solution.sizes)
-    return Widths(watched, solution.sizes, solution.attributes, _whole(trace.weight_axes, solution.sizes))
+    whole, outputs, every = (
+        _whole(trace.weight_axes, solution.sizes, reason) for reason in (_reason, _reason_of_output, _first_reason)
+    )
+    narrower = any(n < leaf.size for leaf, n in solution.sizes.items())
+    unchanged = "" if narrower else _why_unchanged(every, bool(chosen) and not targets)
+    return Widths(watched, solution.sizes, solution.attributes, whole, outputs, unchanged)
 
 
 def _check_results(watched: Watched, sizes: Mapping[Leaf, int]) -> None:
@@ -91,8 +108,8 @@ def _check_results(watched: Watched, sizes: Mapping[Leaf, int]) -> None:
             )
 
 
-def wanted_sizes(trace: Trace, rate: float, multiple: int) -> dict[Leaf, int]:
-    """Choose the leaves to shrink and return the wanted sizes.
+def chosen_sizes(trace: Trace, rate: float, multiple: int) -> dict[Leaf, int]:
+    """Choose the leaves to shrink and return the wanted sizes; some may be rounded up to what they are.
 
     Of a product the innermost factor that can shrink is chosen (head_dim, channels of a group) and the others (heads,
     groups) stay whole everywhere, as does the multiplier of a depthwise convolution whose channels can shrink. The
@@ -112,7 +129,7 @@ def wanted_sizes(trace: Trace, rate: float, multiple: int) -> dict[Leaf, int]:
             _choose_factor(product, rate, multiple, chosen, counts)
     for axis in axes:
         _choose(axis, rate, multiple, chosen, counts)
-    return {leaf: n for leaf, n in chosen.items() if n < leaf.size}
+    return chosen
 
 
 def _products(axis: Axis) -> list[Axis]:
@@ -153,12 +170,14 @@ def rounded(length: int, rate: float, step: int) -> int:
     return min(length, -(-least // step) * step)
 
 
-def _whole(axes: Iterable[tuple[Axis, str]], sizes: Mapping[Leaf, int]) -> list[Whole]:
+def _whole(
+    axes: Iterable[tuple[Axis, str]], sizes: Mapping[Leaf, int], reason_of: Callable[[Axis], Reason | None]
+) -> list[Whole]:
     found: dict[tuple[Any, ...], Whole] = {}
     for axis, where in axes:
         for part in _products(resolve(axis)):
             if slim_size(part, sizes) == size(part) > 1:
-                reason = _reason(part)
+                reason = reason_of(part)
                 if reason is not None:
                     found.setdefault(part, Whole(size(part), reason, where))
     return list(found.values())
@@ -170,3 +189,22 @@ def _reason(axis: Axis) -> Reason | None:
         return None
     reasons = [leaf.frozen for leaf in reversed(list(leaves(axis)))]
     return next((reason for reason in reasons if reason is not None and not reason.by_design), None)
+
+
+def _reason_of_output(axis: Axis) -> Reason | None:
+    """Return the reason of an axis that stays whole because it is an output of the network, else None."""
+    reason = _first_reason(axis) if _reason(axis) is None else None
+    return reason if reason is not None and reason.text == OUTPUT else None
+
+
+def _first_reason(axis: Axis) -> Reason | None:
+    """Return why an axis that weights decide on stays whole, be it by design."""
+    reasons = [leaf.frozen for leaf in leaves(axis)] if all(leaf.produced for leaf in leaves(axis)) else []
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def _why_unchanged(whole: Sequence[Whole], rounded_up: bool) -> str:
+    """Return in words why no width becomes narrower."""
+    lines = ["every width is rounded up to what it is"] if rounded_up else []
+    lines += [f"{w.size} at {w.where}: {w.reason}" for w in whole]
+    return "; ".join(lines) or "the model multiplies its input with no weight"

@@ -37,8 +37,10 @@ class SlimSummary:
     """Dense against slim: parameters, operations of one input (torch's FLOP counter), and the widths that stayed whole.
 
     ``whole`` has one line for each hidden width that could not be narrowed: its size, the reason, the line of the
-    model's code. ``norms`` counts the norms that gather statistics: in the slim network these are the dense network's
-    unless ``slim(data)`` estimates them anew. ``latency`` was measured if it was asked for.
+    model's code; ``outputs`` for each width that is an output of the network, or tied to one. ``unchanged`` says why
+    nothing becomes narrower, and is empty where something does. ``norms`` counts the norms that gather statistics: in
+    the slim network these are the dense network's unless ``slim(data)`` estimates them anew. ``latency`` was measured
+    if it was asked for.
     """
 
     dense_parameters: int
@@ -46,6 +48,8 @@ class SlimSummary:
     dense_operations: int
     slim_operations: int
     whole: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    unchanged: str = ""
     norms: int = 0
     latency: Latency | None = None
 
@@ -60,7 +64,9 @@ class SlimSummary:
             )
         if self.latency:
             lines.append(str(self.latency))
-        return "\n".join([*lines, *(f"stays whole: {line}" for line in self.whole)])
+        if self.unchanged:
+            return "\n".join([*lines, f"nothing becomes narrower: {self.unchanged}"])
+        return "\n".join([*lines, *(f"stays whole: {line}" for line in (*self.whole, *self.outputs))])
 
 
 @checked_constructor

@@ -16,7 +16,7 @@ from pml_extensions._slimming.tracing.modes import WatchIntegers, WatchTensors
 from pml_extensions._slimming.tracing.module_integers import trace_attributes
 from pml_extensions._slimming.tracing.operands import Operands
 from pml_extensions._slimming.tracing.stand_ins import Observer, ShapesOnly, given, tensors_in, without_values
-from pml_extensions._slimming.tracing.trace import Trace
+from pml_extensions._slimming.tracing.trace import OUTPUT, Trace
 
 
 @dataclass
@@ -82,6 +82,7 @@ def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Watched:
     lean = weightless(model)
     named = dict(held_tensors(lean))
     trace, counted = Trace(), CountOperations()
+    trace.hold(tensors_in(inputs))
     operands = Operands(trace, dict(lean.named_parameters()), tensors_in(inputs))
     tensors = WatchTensors(trace, filter(without_values, tensors_in(inputs)), operands.observe, counted)
     trace_attributes(lean, trace.equations)
@@ -92,10 +93,11 @@ def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Watched:
     def traced(run: Callable[[], Any]) -> list[torch.Size]:
         tensors.hide(lean.parameters())
         trace.add_parameters(lean.parameters())
+        trace.hold(tensor for _, tensor in held_tensors(lean))
         with tensors, WatchIntegers(trace, tensors.is_unknown):
             outputs = tensors_in(run())
         for tensor in outputs:
-            trace.freeze(tensor, "an output of the network")
+            trace.freeze(tensor, OUTPUT)
         return [tensor.shape for tensor in outputs]
 
     def forward() -> Any:
@@ -156,9 +158,8 @@ def _run(model: nn.Module, trace: Trace, inputs: tuple[Any, ...]) -> Any:
     try:
         return model(*given(inputs))
     except Exception as error:
-        module = trace.modules[-1] if trace.modules else ""
         raise TracingError(
-            f"the forward pass could not be traced in submodule {module!r}: {type(error).__name__}: {error}"
+            f"the forward pass could not be traced in submodule {trace.module!r}: {type(error).__name__}: {error}"
         ) from error
 
 

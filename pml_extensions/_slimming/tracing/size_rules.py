@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from pml_extensions._slimming.algebra.axes import Axis, Factor, is_frozen, resolve, size
+from pml_extensions._slimming.algebra.axes import Axis, Cat, Factor, is_frozen, resolve, size
 from pml_extensions._slimming.algebra.integers import Equation, Expression, Operation, Size, TracedInt, expression_of
 from pml_extensions._slimming.algebra.unification import split_at, split_outer
 from pml_extensions._slimming.locations import where
@@ -54,8 +54,11 @@ class Use:
         return self.trace.axes(tensor)
 
     def require(self, value: int | Expression, axis: Axis) -> None:
-        """Add the equation that an integer is the size of an axis."""
+        """Add the equation that an integer is the size of an axis; one that is not keeps its dense value."""
         if isinstance(value, int):
+            if value.__index__() != size(axis):
+                self.pin(value)
+                return
             value = expression_of(value)
         if isinstance(value, int) and is_frozen(axis):
             return
@@ -287,8 +290,15 @@ def _multi_head_attention(use: Use) -> None:
         if weight is not None:
             axis = use.axes(weight)[0]
             use.require(Operation("*", times, Size(width)), axis)
-            each = resolve(axis)[len(leading(axis, times)) if times > 1 else 0 :]
-            use.require(heads, leading(each, heads.__index__()))
+            use.require(heads, leading(_last(axis, size(axis) // times), heads.__index__()))
+
+
+def _last(axis: Axis, length: int) -> Axis:
+    """Return the part of a product or a concatenation that stands last and has the given size, or nothing."""
+    axis = resolve(axis)
+    while size(axis) > length:
+        axis = resolve(axis[0].parts[-1] if len(axis) == 1 and isinstance(axis[0], Cat) else axis[1:])
+    return axis if size(axis) == length else ()
 
 
 @use("scaled_dot_product_attention")

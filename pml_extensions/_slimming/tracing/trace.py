@@ -9,7 +9,9 @@ from pml_extensions._slimming.algebra.axes import Axes, Axis, Leaf, Reason, free
 from pml_extensions._slimming.algebra.integers import Equation
 from pml_extensions._slimming.locations import where
 
-__all__ = ["Trace"]
+__all__ = ["OUTPUT", "Trace"]
+
+OUTPUT = "an output of the network"
 
 
 class Trace:
@@ -34,6 +36,13 @@ class Trace:
         self.modules: list[str] = []
         self._axes = WeakTensorKeyDictionary()
         self._weights = WeakTensorKeyDictionary()
+        self._held: WeakTensorKeyDictionary | None = None
+
+    def hold(self, tensors: Iterable[Tensor]) -> None:
+        """Take tensors for the model's own and its inputs: of what else there is from before the pass, none is cut."""
+        self._held = WeakTensorKeyDictionary() if self._held is None else self._held
+        for tensor in tensors:
+            self._held[tensor] = True
 
     def add_parameters(self, parameters: Iterable[Tensor]) -> None:
         """Take tensors for parameters of the model."""
@@ -48,11 +57,15 @@ class Trace:
         """Return the axes of a tensor, new ones if it is seen for the first time."""
         known: Axes | None = self._axes.get(tensor)  # type: ignore[no-untyped-call]  # torch is untyped there
         if known is None:
-            integer = not (tensor.dtype.is_floating_point or tensor.dtype.is_complex)
-            reason = Reason("a table of integers", where(), by_design=True) if integer else None
-            known = [new_axis(length, reason) for length in tensor.shape]
+            known = [new_axis(length, self._why_kept(tensor)) for length in tensor.shape]
             self.give(tensor, known)
         return known
+
+    def _why_kept(self, tensor: Tensor) -> Reason | None:
+        if not (tensor.dtype.is_floating_point or tensor.dtype.is_complex):
+            return Reason("a table of integers", where(), by_design=True)
+        held = self._held is None or tensor in self._held
+        return None if held else Reason("it meets a tensor that the model does not hold", where())
 
     def seen(self, tensor: Tensor) -> bool:
         """Tell whether the pass used a tensor."""
@@ -82,6 +95,11 @@ class Trace:
         """Note that the forward of the innermost module has ended."""
         self.modules.pop()
 
+    @property
+    def module(self) -> str:
+        """The name of the innermost module whose forward runs; the model's own is empty."""
+        return self.modules[-1] if self.modules else ""
+
     def note_default_scale(self, axis: Axis) -> None:
         """Note an attention whose scale follows from the size of an axis."""
-        self.default_scales.append((self.modules[-1] if self.modules else "", axis))
+        self.default_scales.append((self.module, axis))

@@ -67,7 +67,7 @@ def _product(call: Call, left: str, right: str) -> Axes:
 
 def mark(call: Call, axis: Axis, produced: bool = False) -> None:
     """Note that an axis is one of a weight, and whether the weight decides what the axis holds."""
-    call.trace.weight_axes.append((axis, where()))
+    call.trace.weight_axes.append((axis, where() or f"submodule {call.trace.module!r}"))
     for leaf in leaves(axis) if produced else ():
         leaf.produced = True
 

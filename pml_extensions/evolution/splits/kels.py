@@ -1,5 +1,6 @@
 """KELS: the kernel-level split of Knowledge Evolution, and the slim network that it holds."""
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -110,8 +111,18 @@ class KELS:
         Raises:
             TracingError: if no consistent slim network can be made.
             TypeError, ValueError: if ``data`` will not do; see ``reestimate_statistics``.
+
+        Warns:
+            UserWarning: if the slim network is as wide as the dense one though ``rate`` is below 1, with the reasons.
         """
         widths = self.widths(model)
+        if widths.unchanged and self.rate < 1:
+            warnings.warn(
+                f"the slim network of this {type(model).__name__} is as wide as the dense one: {widths.unchanged}. "
+                "Outputs keep their size: give KELS the model with the layers that follow, such as its head; rates and "
+                "multiples round up; and where the code ties a width down, WELS splits single weights",
+                stacklevel=2,
+            )
         slim = cut(model, with_unread_integers(model, widths))
         mark(slim, self.rate, self.multiple, widths.watched.inputs)
         if data is not None:
@@ -135,6 +146,8 @@ class KELS:
             widths.watched.operations // batch,
             counted.total // batch,
             tuple(f"{w.size} at {w.where}: {w.reason}" for w in widths.whole),
+            tuple(f"{w.size} at {w.where}: {w.reason}" for w in widths.outputs),
+            widths.unchanged,
             norms=sum(bool(statistics_of(module)) for module in slim.modules()),
             latency=measure(model, slim, latency) if latency else None,
         )
