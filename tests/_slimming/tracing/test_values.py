@@ -147,3 +147,40 @@ def test_distilbert_with_a_mask(padded):
     assert slim.distilbert.embeddings.word_embeddings.embedding_dim == 16
     for other in (mask, torch.ones_like(mask)):
         assert slim(tokens, other).logits.shape == (2, 2)
+
+
+class Attending(nn.Module):
+    """torch's attention, of queries to keys that may be others, with a mask for each head."""
+
+    def __init__(self, **settings):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 32), nn.Linear(32, 2)
+        self.attention = nn.MultiheadAttention(32, 4, batch_first=True, **settings)
+
+    def forward(self, x, of):
+        queries, keys = (self.first(x), self.first(x.flip(1)), self.first(x) + 1), (0, 1, 2)
+        query, key, value = (queries[keys[int(place)]] for place in of)
+        mask = x.new_zeros(len(x) * self.attention.num_heads, x.shape[1], x.shape[1])
+        return self.last(self.attention(query, key, value, attn_mask=mask)[0])
+
+
+@pytest.mark.parametrize("settings", [{}, {"kdim": 32, "vdim": 32}, {"bias": False}], ids=str)
+@pytest.mark.parametrize("of", [(0, 0, 0), (0, 1, 1), (0, 1, 2)], ids=["self", "cross", "all others"])
+def test_torchs_attention_keeps_its_heads(of, settings):
+    model = Attending(**settings)
+    split = KELS(0.5, example_input=(X, torch.tensor(of)))
+    slim = split.slim(model)
+    assert split.widths(model).whole == []
+    assert (slim.attention.num_heads, slim.attention.head_dim, slim.attention.embed_dim) == (4, 4, 16)
+    assert slim(X, torch.tensor(of)).shape == (2, 5, 2)
+
+
+TABLE = torch.randn(16)
+
+
+def test_a_width_that_meets_a_tensor_from_outside_the_model_stays_whole():
+    model, split = Masked(lambda hidden, _: hidden * TABLE), KELS(0.5, example_input=(X, MASK))
+    (whole,) = split.widths(model).whole
+    assert str(whole.reason).startswith("it meets a tensor that the model does not hold (test_values.py:")
+    with pytest.warns(UserWarning, match="as wide as the dense one"):
+        assert split.slim(model)(X, MASK).shape == (2, 5, 2)
