@@ -41,7 +41,7 @@ UNCHANGED = {  # a model, its input, settings, and what is said
     "norm": (
         lambda: nn.Sequential(nn.Linear(4, 16), nn.LayerNorm(16)),
         {},
-        "16 at submodule '0': an output of the netw",
+        "16 at submodule '0': an output of the net",
     ),
     "LSTM": (lambda: nn.LSTM(4, 32), {}, "32 at submodule '': an output of the network"),
     "several outputs": (Outputs, {}, r"16 at test_unchanged.py:\d+: an output of the network; 2 at test_unchanged.py"),
