@@ -43,8 +43,8 @@ def check_object(name: str, value: Any, example: str, method: str = "__call__") 
         raise TypeError(f"{name} must be {what} {example}, got {type(value).__name__}")
 
 
-def check_model(model: Any) -> None:
-    """Raise unless ``model`` is a module whose weights exist and are floating-point numbers."""
+def check_model(model: Any, *, with_data: bool = True) -> None:
+    """Raise unless ``model`` is a module of floating-point weights that exist, and ``with_data`` off the meta device."""
     if not isinstance(model, nn.Module):
         got = (
             f"the class {model.__name__}; write {model.__name__}(...)"
@@ -57,7 +57,7 @@ def check_model(model: Any) -> None:
             raise ValueError(
                 f"model must be initialised, but its parameter {name!r} has no shape yet; run a batch first"
             )
-        if parameter.is_meta:
+        if parameter.is_meta and with_data:
             raise ValueError(
                 f"model must hold data, but its parameter {name!r} is on the meta device; materialise it first, with "
                 "model.to_empty(device=...) and its weights"

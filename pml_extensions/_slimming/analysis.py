@@ -8,13 +8,25 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from pml_extensions._slimming.algebra.axes import Axis, Cat, Leaf, Reason, kept, leaves, resolve, size, slim_size
+from pml_extensions._slimming.algebra.axes import (
+    Axis,
+    Cat,
+    Leaf,
+    Reason,
+    freeze,
+    kept,
+    leaves,
+    resolve,
+    size,
+    slim_size,
+)
 from pml_extensions._slimming.algebra.integers import Attribute
 from pml_extensions._slimming.locations import TracingError
 from pml_extensions._slimming.solving.conditions import conditions_of
 from pml_extensions._slimming.solving.fixing import fix_what_follows
 from pml_extensions._slimming.solving.solver import solve
 from pml_extensions._slimming.tracing.forward import Watched, watch
+from pml_extensions._slimming.tracing.module_integers import known_weights
 from pml_extensions._slimming.tracing.trace import OUTPUT, Trace
 
 
@@ -25,6 +37,9 @@ class Whole:
     size: int
     reason: Reason
     where: str
+
+    def __str__(self) -> str:
+        return f"{self.size} at {self.where}: {self.reason}"
 
 
 @dataclass
@@ -76,6 +91,8 @@ def analyse(model: nn.Module, inputs: tuple[Any, ...], rate: float, multiple: in
     """
     watched = watch(model, inputs)
     trace = watched.trace
+    places = watched.operands.places(known_weights(model))
+    freeze(tuple(places), Reason("it counts places", by_design=True))
     fix_what_follows(trace.equations)
     chosen = chosen_sizes(trace, rate, multiple)
     targets = {leaf: n for leaf, n in chosen.items() if n < leaf.size}
@@ -89,8 +106,9 @@ def analyse(model: nn.Module, inputs: tuple[Any, ...], rate: float, multiple: in
             "can be made of this model, but splits of single weights (WELS) work"
         )
     _check_results(watched, solution.sizes)
+    weight_axes = [(axis, where) for axis, where in trace.weight_axes if places.isdisjoint(leaves(axis))]
     whole, outputs, every = (
-        _whole(trace.weight_axes, solution.sizes, reason) for reason in (_reason, _reason_of_output, _first_reason)
+        _whole(weight_axes, solution.sizes, reason) for reason in (_reason, _reason_of_output, _first_reason)
     )
     narrower = any(n < leaf.size for leaf, n in solution.sizes.items())
     unchanged = "" if narrower else _why_unchanged(every, bool(chosen) and not targets)
@@ -206,5 +224,5 @@ def _first_reason(axis: Axis) -> Reason | None:
 def _why_unchanged(whole: Sequence[Whole], rounded_up: bool) -> str:
     """Return in words why no width becomes narrower."""
     lines = ["every width is rounded up to what it is"] if rounded_up else []
-    lines += [f"{w.size} at {w.where}: {w.reason}" for w in whole]
+    lines += dict.fromkeys(map(str, whole))
     return "; ".join(lines) or "the model multiplies its input with no weight"

@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import copy
 import os
+import resource
 import tempfile
 import time
 from collections.abc import Iterator
@@ -111,7 +112,7 @@ def examine(head, checks, params):
     torch.manual_seed(0)
     if params >= LARGE:
         torch.set_default_dtype(torch.bfloat16)
-    with contextlib.nullcontext() if checks else Uninitialised():
+    with contextlib.nullcontext() if checks else torch.device("meta") if params >= LARGE else Uninitialised():
         model = timm.create_model(head["name"]).eval()
     example = stand_in_inputs(model, None)[0] if head["size"] == "default" else small_input(model)
     if example is None:
@@ -130,7 +131,7 @@ def examine(head, checks, params):
     batch = torch.randn(example.shape)
     for check in checks:
         row |= outcome(check, model, slim, split, batch)
-    return row
+    return row | {"gibibytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 1)}
 
 
 def outcome(check, *what):

@@ -35,10 +35,7 @@ _TABLE: list[tuple[type[nn.Module], dict[str, SizeOf]]] = [
     (nn.Embedding, {"num_embeddings": ("weight", 0), "embedding_dim": ("weight", 1)}),
     (nn.PReLU, {"num_parameters": ("weight", 0)}),
     (nn.RNNBase, {"input_size": ("weight_ih_l0", 1), "hidden_size": ("weight_hh_l0", 1)}),
-    (
-        nn.RNNBase,
-        {"proj_size": ("weight_hr_l0", 0), "hidden_size": ("weight_hr_l0", 1)},
-    ),  # if it has projections
+    (nn.RNNBase, {"proj_size": ("weight_hr_l0", 0), "hidden_size": ("weight_hr_l0", 1)}),  # with projections
     (nn.RNNCellBase, {"input_size": ("weight_ih", 1), "hidden_size": ("weight_hh", 1)}),
     (nn.MultiheadAttention, {"embed_dim": ("out_proj.weight", 0)}),
 ]
@@ -53,6 +50,15 @@ def sizes_of(module: nn.Module) -> Iterator[tuple[str, str, int]]:
     for attribute, (tensor, dimension) in found.items():
         if isinstance(getattr(module, attribute, None), int):
             yield attribute, tensor, dimension
+
+
+def known_weights(model: nn.Module) -> set[str]:
+    """Return the names of the tensors that layers of torch.nn are known to apply."""
+    return {
+        ".".join(filter(None, [path, tensor]))
+        for path, module in model.named_modules()
+        for _, tensor, _ in sizes_of(module)
+    }
 
 
 def _get(module: nn.Module, path: str) -> object:

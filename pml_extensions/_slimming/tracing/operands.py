@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pml_extensions._slimming.algebra.axes import Axis, resolve
+from pml_extensions._slimming.algebra.axes import Axis, Leaf, leaves, resolve
 from pml_extensions._slimming.tracing.stand_ins import tensors_in
 from pml_extensions._slimming.tracing.trace import Trace
 
@@ -86,6 +86,13 @@ class Operands:
             for products in (self._products, self._selected)
         )
         return {name: PLACES if name in places else None if name in weights else NOT_MULTIPLIED for name in names}
+
+    def places(self, known: Collection[str]) -> set[Leaf]:
+        """Return the leaves of axes that tables of positions added to products: they count places, not channels.
+
+        ``known`` are weights known beforehand: what these add are channels, padded or not.
+        """
+        return {leaf for product in self._selected if product.of.isdisjoint(known) for leaf in leaves(product.axis)}
 
     def observe(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
         """Look at one operation that has run, whose results have their axes."""

@@ -80,7 +80,7 @@ class KELS:
 
     def widths(self, model: nn.Module) -> Widths:
         """Return what the analysis of ``model`` found: what is kept of each tensor, and what stayed whole and why."""
-        check_model(model)
+        check_model(model, with_data=False)
         if hasattr(model, "_orig_mod") or isinstance(model, torch.jit.ScriptModule):  # torch.compile's, or scripted
             raise TypeError(
                 f"model must not be compiled, got {type(model).__name__}; split the original and compile it afterwards"
@@ -102,7 +102,8 @@ class KELS:
         """Return the fit-hypothesis of ``model`` alone: a new, narrower model of the same class.
 
         Args:
-            model: the dense model; it is not touched, and shares no tensor with the slim one.
+            model: the dense model; it is not touched, and shares no tensor with the slim one. Of a model on the meta
+                device the slim one is there, too: neither takes memory.
             data: training batches, as a training loop iterates over them, from which the statistics of batch norms are
                 estimated anew (``reestimate_statistics``). Without them the slim network has those of the dense one, as
                 published: the masked dense network, but of little use before it is trained on.
@@ -145,8 +146,8 @@ class KELS:
             sum(p.numel() for p in slim.parameters()),
             widths.watched.operations // batch,
             counted.total // batch,
-            tuple(f"{w.size} at {w.where}: {w.reason}" for w in widths.whole),
-            tuple(f"{w.size} at {w.where}: {w.reason}" for w in widths.outputs),
+            tuple(map(str, widths.whole)),
+            tuple(dict.fromkeys(map(str, widths.outputs))),
             widths.unchanged,
             norms=sum(bool(statistics_of(module)) for module in slim.modules()),
             latency=measure(model, slim, latency) if latency else None,

@@ -1,12 +1,16 @@
 """How a pass uses parameters: what is handed on whole on the way to a product, and what becomes of the axis it adds."""
 
+import math
+
 import pytest
 import torch
+from slim_checks import exactness
 from torch import nn
 from torch.nn import functional as F
 
 from pml_extensions._slimming import NOT_MULTIPLIED, watch_operands
 from pml_extensions._slimming.tracing.operands import PLACES
+from pml_extensions.evolution import KELS
 
 
 class Use(nn.Module):
@@ -70,3 +74,27 @@ def test_names_are_those_of_the_wrapped_model(wrap):
     model = wrap(Use((6, 4), lambda m, x: x @ m.parameter))
     (name,) = (name for name, _ in model.named_parameters() if name.endswith("parameter"))
     assert watch_operands(model, (torch.randn(2, 5, 6),)).reasons([name], ()) == {name: None}
+
+
+class RelativePositions(nn.Module):
+    """Attention to 5 places by their content and their distance, which is one of 9."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.value, self.head = nn.Linear(6, 8), nn.Linear(6, 16), nn.Linear(16, 3)
+        self.distances = nn.Parameter(torch.randn(9, 8))
+
+    def forward(self, x):
+        by_distance = F.pad(self.query(x) @ self.distances.t(), [0, 1]).flatten(1)
+        by_distance = F.pad(by_distance, [0, 4]).reshape(-1, 6, 9)[:, :5, 4:]
+        return self.head(by_distance.softmax(-1) @ self.value(x)).mean(1)
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.3])
+def test_places_are_no_width(rate):
+    model, split = RelativePositions(), KELS(rate, example_input=torch.randn(2, 5, 6))
+    assert split.widths(model).whole == []
+    slim = split.slim(model)
+    assert slim.distances.shape == (9, slim.query.out_features)
+    assert (slim.query.out_features, slim.value.out_features) == (math.ceil(8 * rate), math.ceil(16 * rate))
+    assert exactness(model, split)[1] < 1e-9
