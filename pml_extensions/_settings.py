@@ -44,7 +44,7 @@ def check_object(name: str, value: Any, example: str, method: str = "__call__") 
 
 
 def check_model(model: Any, *, with_data: bool = True) -> None:
-    """Raise unless ``model`` is a module of floating-point weights that exist, and ``with_data`` off the meta device."""
+    """Raise unless ``model`` is a module of floating-point weights that exist, ``with_data`` off the meta device."""
     if not isinstance(model, nn.Module):
         got = (
             f"the class {model.__name__}; write {model.__name__}(...)"
