@@ -193,7 +193,7 @@ def test_a_use_that_is_not_known_is_no_weight_and_says_why():
 
     reason = find_weights(Stubborn(), torch.randn(2, 7, 6)).reasons["weight_in_out"]
     assert reason.startswith("use unknown: the forward pass could not be traced in submodule ''")
-    assert reason.endswith("control flow that depends on data")
+    assert "test_weights.py:192: control flow that depends on data" in reason
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
