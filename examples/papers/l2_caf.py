@@ -26,7 +26,7 @@ from PIL import Image
 from readers import LOOKING, Box, load_image
 from rows import check_same, published, replace_file
 from scipy import ndimage
-from session import Session, chosen, command_line, session
+from session import Session, agree, chosen, command_line, session
 from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.ops import box_iou, masks_to_boxes
@@ -118,6 +118,7 @@ def complete(now: Session, model: nn.Module, run: tuple[str, ...]) -> None:
         state = torch.load(path, weights_only=True)
         check_same(path, state["settings"], now.settings)
         done = state["measures"]
+    agree(machine, len(done), path)
     starts = range(len(done), len(images), size)
     hidden = None if now.is_first else True
     for batch, first in enumerate(tqdm(starts, name, disable=hidden), 1):

@@ -125,6 +125,7 @@ def session(
             settings |= {"precision": options.precision} if hasattr(options, "precision") else {}
             folder = options.out / f"{Path(parser.prog).stem}-{options.data}-seed{options.seed}"
             rows = Rows(folder / "rows.json", settings)
+            agree(machine, list(rows.rows), rows.path)
         except (OSError, ValueError) as error:
             raise SystemExit(f"{parser.prog}: {error}") from error
         if data.published is None:
@@ -151,6 +152,15 @@ def processes() -> Iterator[Machine]:
     finally:
         if world > 1:
             dist.destroy_process_group()
+
+
+def agree(machine: Machine, found: object, path: Path) -> None:
+    """Raise unless all processes found the same in a file; with different beginnings they would wait for each other."""
+    if machine.world > 1:
+        everyone: list[object] = [None] * machine.world
+        dist.all_gather_object(everyone, found)
+        if any(one != found for one in everyone):
+            raise ValueError(f"the processes see different files {path}; give them one --out on a disk that they share")
 
 
 def check(options: argparse.Namespace, machine: Machine) -> None:

@@ -25,7 +25,7 @@ from pytorch_metric_learning.samplers import MPerClassSampler
 from pytorch_metric_learning.utils.distributed import DistributedLossWrapper, DistributedMinerWrapper
 from readers import Images, load_image
 from rows import check_same, replace_file
-from session import Machine, Session
+from session import Machine, Session, agree
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -217,6 +217,7 @@ class Checkpoint:
         if self.path.exists():
             self.state = torch.load(self.path, map_location="cpu", weights_only=True)
             check_same(self.path, self.state["settings"], session.settings)
+        agree(session.machine, (self.state.get("stage"), self.state.get("step")), self.path)
 
     def restore(self, **parts: Any) -> None:
         """Give parts of the run, a model or generations, the state that was saved, if one was."""

@@ -6,6 +6,7 @@ import itertools
 import random
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -449,6 +450,19 @@ def test_options_that_cannot_be(load, changed, world, message):
     given = {"seed": 0, "workers": 0, "batch_size": 4, "precision": "bf16", "checkpoint_every": 1, "weights": None}
     with pytest.raises(ValueError, match=message):
         load("session").check(SimpleNamespace(**{**given, **changed}), load("session").Machine(None, 0, world))
+
+
+def test_processes_that_see_different_files_are_refused(load, monkeypatch, tmp_path):
+    sessions = load("session")
+    machine = sessions.Machine(torch.device("cpu"), 0, 2)
+    for other, refused in (((0, 5), False), ((None, None), True)):
+
+        def gathered(everyone, found, other=other):
+            everyone[:] = [found, other]
+
+        monkeypatch.setattr(sessions.dist, "all_gather_object", gathered)
+        with pytest.raises(ValueError, match="one --out on a disk that they share") if refused else nullcontext():
+            sessions.agree(machine, (0, 5), tmp_path / "run.pt")
 
 
 @pytest.mark.parametrize("name", ["svmax", "two_head", "knowledge_evolution", "l2_caf"])
