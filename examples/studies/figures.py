@@ -6,6 +6,7 @@ from pathlib import Path
 
 import all_together as together
 import figures_glyphs
+import figures_marks
 import knowledge_evolution as evolution
 import svmax
 import two_head as heads
@@ -159,6 +160,7 @@ def figures(folder: Path) -> dict[str, Callable[[], Figure]]:
     all_parts = Results.load(folder, "all_together_glyphs", "all_together", "all_together_digits")
     return {
         **figures_glyphs.figures(folder),
+        **figures_marks.figures(folder),
         "svmax.png": lambda: svmax_figure(grid),
         "svmax_weight.png": lambda: weight_figure(weights),
         "two_head.png": lambda: head_figure(Results.load(folder, "two_head")),

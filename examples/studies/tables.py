@@ -8,6 +8,7 @@ import knowledge_evolution as evolution
 import slim_cost
 import svmax
 import tables_glyphs
+import tables_marks
 import two_head as heads
 from map_measures import FAITHFULNESS, LOCALISATION
 from maps import CLASSIFIER, EMBEDDER, GRAD_CAM, METHODS
@@ -228,6 +229,7 @@ def tables(folder: Path) -> dict[str, Callable[[], str]]:
     photographs, clutter = Results.load(folder, "l2_caf_photographs"), Results.load(folder, "l2_caf")
     return {
         **tables_glyphs.tables(folder),
+        **tables_marks.tables(folder),
         "suite cost": lambda: suite_cost(folder),
         "svmax runs": lambda: grid.provenance,
         "svmax tally": lambda: svmax_tally(grid),
