@@ -9,9 +9,9 @@
 Every model runs in a process of its own, forked from one that has imported torch and timm; its lines go to --rows
 (tests/benchmarks/rows/kels.jsonl), and what stands there is not run again: a line gets the checks that it lacks.
 ``--models`` is ``smallest`` or ``middle`` (one model of each of timm's modules), ``all``, or names. ``--size small`` is
-the first of some small sizes that the dense model takes, and the default size where it takes none. Without checks the
-weights are left uninitialised, for no values are needed: the slim network is cut and run once for its shapes, as always
-before it is handed out. From 4 G parameters on they are in bfloat16.
+the first of some small sizes that the dense model takes, and the default size where it takes none. Without checks, or
+for what a model tells alone, the weights are left uninitialised, for no values are needed: the slim network is cut and
+run once for its shapes, as always before it is handed out. From 4 G parameters on they are in bfloat16.
 """
 
 import argparse
@@ -112,7 +112,8 @@ def examine(head, checks, params):
     torch.manual_seed(0)
     if params >= LARGE:
         torch.set_default_dtype(torch.bfloat16)
-    with contextlib.nullcontext() if checks else torch.device("meta") if params >= LARGE else Uninitialised():
+    values = set(checks) - {"tells"}
+    with contextlib.nullcontext() if values else torch.device("meta") if params >= LARGE else Uninitialised():
         model = timm.create_model(head["name"]).eval()
     example = stand_in_inputs(model, None)[0] if head["size"] == "default" else small_input(model)
     if example is None:
@@ -128,7 +129,7 @@ def examine(head, checks, params):
     row["same_class"] = type(slim) is type(model)
     dense_params, slim_params = (sum(p.numel() for p in m.parameters()) for m in (model, slim))
     row |= {"params": dense_params, "ratio": round(slim_params / dense_params, 4)}
-    batch = torch.randn(example.shape)
+    batch = torch.randn(example.shape) if checks else example
     for check in checks:
         row |= outcome(check, model, slim, split, batch)
     return row | {"gibibytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 1)}
@@ -249,14 +250,17 @@ def table(lines):
     median, most = seconds[len(seconds) // 2], seconds[len(seconds) * 95 // 100]
     print(f"The analysis took {median:.1f} s of one core in the median, {most:.1f} s at the 95th percentile and")
     print(f"{seconds[-1]:.1f} s at most.\n\n## What does not hold\n")
-    print("| model | module | rate | input | what |")
+    print("| what | module | models | rates | input |")
     print("|---|---|---|---|---|")
     found = {}
     for row in rows:
         for what in shortcomings(row):
-            found.setdefault((row["name"], row["module"], row["size"], what.replace("|", "/")), []).append(row["rate"])
-    for (name, module, size, what), rates in found.items():
-        print(f"| {name} | {module} | {', '.join(map(str, sorted(rates)))} | {size} | {what} |")
+            found.setdefault((what.replace("|", "/"), row["module"], row["size"]), []).append(
+                (row["name"], row["rate"])
+            )
+    for (what, module, size), where in found.items():
+        names, rates = (", ".join(dict.fromkeys(map(str, them))) for them in zip(*where, strict=True))
+        print(f"| {what} | {module} | {names} | {rates} | {size} |")
     short = {row["name"]: check for row in rows for check in ("error", *CHECKS) if out_of_memory(row, check)}
     if short:
         print("\n## What was not checked for want of memory\n")
@@ -286,7 +290,7 @@ def out_of_memory(row, check):
 def shortcomings(row):
     """Return what of a row does not hold, in words."""
     what = [row["error"]] if "error" in row and not out_of_memory(row, "error") else []
-    what += [f"{width} stays whole at {where}: {reason}" for width, reason, where in row.get("whole", [])]
+    what += [f"a width stays whole at {w}: {r}" for r, w in dict.fromkeys((r, w) for _, r, w in row.get("whole", []))]
     for check in CHECKS:
         if row.get(check) is not None and not holds(row, check) and not out_of_memory(row, check):
             what.append(f"not {check}: {row.get(f'{check}_error') or other_result(row[check])}")
