@@ -76,8 +76,9 @@ over channels taken over the kept ones, relative error below 1e-9 in float64. Te
 `head_hidden_size`, `embed_dim`, `feature_info` and the classifier, of the slim model and of a slim `TwoHead` of the
 dense one, agree with what is returned wherever the dense model's do. Fuses: of models with branches that
 `timm.utils.reparameterize_model` fuses, the fused slim network equals the slim one, relative error below 1e-5. Saves:
-what `load_slim` makes of a file of `save_slim` answers alike, to the bit. Runs, trains, exports and exact were measured
-before what a slim model tells and what fuses was narrowed, which changes no tensor of it; the other three after it.
+what `load_slim` makes of a file of `save_slim` answers alike, to the bit. These three columns are the newest, of as
+many models as were run so far; all others were measured before what a slim model tells and fuses by was narrowed too,
+which changes no tensor of it.
 
 | models | rate | input | number | same class | every width cut | runs | trains | exports | exact | tells right | fuses | saves | slim / dense |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|"""  # noqa: E501  # a table

@@ -39,17 +39,12 @@ def ask(model: nn.Module, inputs: tuple[Any, ...], axes: Mapping[str, Axes]) -> 
         inputs: what its forward takes, as stand-ins.
         axes: the axes of its tensors, by name.
     """
-    copy = _Copy(model, inputs, axes)
-    contracts = [Contract(copy.trace, name, inner) for name, inner in copy.model.named_modules() if has_contract(inner)]
-    with copy.watched():
-        try:
-            copy.run("forward_features")
-        except Exception:  # noqa: BLE001  # no timm model itself, or one whose features take other inputs
-            copy.run("forward")
-        for contract in contracts:
-            contract.ask()
-        copy.note_layers()
-    return copy.trace.equations
+    for method in ["forward_features"] * ("pretrained_cfg" in vars(model)) + ["forward"]:
+        copy = _Copy(model, inputs, axes)
+        with suppress(Exception):  # of a timm model the features will do, if it has some
+            copy.ask(method)
+            return copy.trace.equations
+    return []
 
 
 def can_be_fused(model: nn.Module) -> bool:
@@ -98,9 +93,15 @@ class _Copy:
         with undisturbed(), self._tensors, mode(self.trace, self._tensors.is_unknown):
             yield
 
-    def run(self, method: str) -> None:
-        """Run a pass of the copy."""
-        getattr(self.model, method)(*given(self._inputs))
+    def ask(self, method: str) -> None:
+        """Run a method of the copy that makes features, and ask its timm models for the rest."""
+        named = [(name, inner) for name, inner in self.model.named_modules() if has_contract(inner)]
+        contracts = [Contract(self.trace, name, inner) for name, inner in named]
+        with self.watched():
+            getattr(self.model, method)(*given(self._inputs))
+            for contract in contracts:
+                contract.ask()
+            self.note_layers()
 
     def fuse(self, parts: Iterable[nn.Module]) -> None:
         """Fuse parts of the copy, and run all of it."""
@@ -113,7 +114,7 @@ class _Copy:
                 host.reparameterize_model(part, inplace=True).eval()
             for tensor in (*self.model.parameters(), *self.model.buffers()):
                 self._tensors.recall(tensor)
-            self.run("forward")
+            self.model(*given(self._inputs))
             self.note_layers()
 
     def note_layers(self) -> None:
