@@ -51,11 +51,12 @@ def cut(model: nn.Module, widths: Widths, *observers: Observer) -> Any:
 def _check(slim: nn.Module, widths: Widths, observers: Sequence[Observer]) -> None:
     """Run the slim model on stand-ins, in the modes that were watched, before anybody gets it."""
     watched = widths.watched
-    for training, expected in ((False, watched.outputs), (True, watched.trained)):
+    for training, expected, calls in ((False, watched.outputs, watched.calls), (True, watched.trained, 1)):
         if expected is None:
             continue
+        seeing = () if training else observers
         try:
-            shapes = shapes_of_output(slim, watched.inputs, *(() if training else observers), training=training)
+            shapes = shapes_of_output(slim, watched.inputs, *seeing, training=training, calls=calls)
         except Exception as error:
             raise TracingError(
                 f"the slim network does not run, so none is returned: {type(error).__name__}: {error}"

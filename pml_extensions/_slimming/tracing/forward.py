@@ -33,6 +33,7 @@ class Watched:
         inputs: the stand-ins that it was run with.
         outputs: the shapes that it returned.
         trained: those that it returned in train mode, or None where that uses no further parameter.
+        calls: in how many passes the model was watched: two where the first left tensors in it.
     """
 
     trace: Trace
@@ -44,6 +45,7 @@ class Watched:
     inputs: tuple[Any, ...]
     outputs: list[torch.Size]
     trained: list[torch.Size] | None = None
+    calls: int = 1
 
 
 class CountOperations:
@@ -77,7 +79,8 @@ def undisturbed() -> Iterator[None]:
 def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Watched:
     """Trace one forward pass of a copy of ``model``.
 
-    One more is traced in train mode where the first leaves parameters unused (auxiliary heads).
+    One more is traced where the first leaves tensors in the model, which a second call may use (memories), and one in
+    train mode where parameters are left unused (auxiliary heads).
     """
     lean = weightless(model)
     named = dict(held_tensors(lean))
@@ -104,8 +107,11 @@ def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Watched:
         return _run(lean, trace, inputs)
 
     with undisturbed():
-        shapes, trained = traced(forward), None
-        tensors.observers.clear()  # what training alone uses is no weight
+        shapes, trained, calls = traced(forward), None, 1
+        tensors.observers.clear()  # what a later call or training alone uses is no weight
+        if any(named.get(name) is not tensor for name, tensor in held_tensors(lean)):
+            with suppress(TracingError):  # a model may have to be reset between calls
+                shapes, calls = traced(forward), 2
         if not all(map(trace.seen, lean.parameters())):
             with suppress(TracingError):  # a model may take targets, too, when it trains
                 lean.train()
@@ -114,7 +120,7 @@ def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Watched:
     complete = all(map(trace.seen, lean.parameters()))
     axes = {name: trace.axes(tensor) for name, tensor in named.items() if trace.seen(tensor)}
     results = [name for name, tensor in held_tensors(model) if name in axes and _is_result(model, tensor)]
-    return Watched(trace, axes, operands, counted.total, results, complete, inputs, shapes, trained)
+    return Watched(trace, axes, operands, counted.total, results, complete, inputs, shapes, trained, calls)
 
 
 def _is_result(model: nn.Module, tensor: Tensor) -> bool:
@@ -164,10 +170,16 @@ def _run(model: nn.Module, trace: Trace, inputs: tuple[Any, ...]) -> Any:
 
 
 def shapes_of_output(
-    model: nn.Module, inputs: tuple[Any, ...], *observers: Observer, training: bool = False
+    model: nn.Module, inputs: tuple[Any, ...], *observers: Observer, training: bool = False, calls: int = 1
 ) -> list[torch.Size]:
-    """Return the shapes of what ``model`` returns for ``inputs``, without computing values."""
+    """Return the shapes of what ``model`` returns for ``inputs``, in the last of some calls, without computing values.
+
+    ``observers`` see the first call.
+    """
     lean = weightless(model).train(training)
     unknown = [*filter(without_values, tensors_in(inputs)), *lean.parameters()]
-    with undisturbed(), ShapesOnly(unknown, *observers):
+    with undisturbed(), ShapesOnly(unknown, *observers) as shapes:
+        for _ in range(calls - 1):
+            lean(*given(inputs))
+            shapes.observers.clear()
         return [tensor.shape for tensor in tensors_in(lean(*given(inputs)))]
