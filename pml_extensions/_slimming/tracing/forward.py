@@ -119,7 +119,11 @@ def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Watched:
             lean.eval()
     complete = all(map(trace.seen, lean.parameters()))
     axes = {name: trace.axes(tensor) for name, tensor in named.items() if trace.seen(tensor)}
-    results = [name for name, tensor in held_tensors(model) if name in axes and _is_result(model, tensor)]
+    results = [
+        name
+        for name, tensor in held_tensors(model)
+        if name in axes and (_is_result(model, tensor) or (not complete and _is_computed_anew(model, name, inputs)))
+    ]
     return Watched(trace, axes, operands, counted.total, results, complete, inputs, shapes, trained, calls)
 
 
@@ -127,6 +131,20 @@ def _is_result(model: nn.Module, tensor: Tensor) -> bool:
     """Tell whether a tensor that a model holds is known to be computed in a call, and not set at its start."""
     born_in_inference = any(parameter.is_inference() for parameter in model.parameters())
     return tensor.grad_fn is not None or (tensor.is_inference() and not born_in_inference)
+
+
+def _is_computed_anew(model: nn.Module, name: str, inputs: tuple[Any, ...]) -> bool:
+    """Tell whether a plain attribute that is emptied holds tensors again after a pass: results of an earlier call."""
+    lean = weightless(model)
+    path, _, attribute = name.partition("[")[0].rpartition(".")
+    held = vars(lean.get_submodule(path))
+    if attribute not in held:  # a parameter or a buffer
+        return False
+    held[attribute] = type(held[attribute])() if type(held[attribute]) in {list, dict} else None
+    unknown = [*filter(without_values, tensors_in(inputs)), *lean.parameters()]
+    with suppress(Exception), undisturbed(), ShapesOnly(unknown):
+        lean(*given(inputs))
+    return bool(tensors_in(held[attribute]))
 
 
 def watch_operands(model: nn.Module, inputs: tuple[Tensor, ...]) -> Operands:
