@@ -17,7 +17,9 @@ from weakref import ref
 __all__ = ["REFERRING", "Owner"]
 
 REFERRING = (FunctionType, BuiltinFunctionType, partial, ref)  # what deepcopy takes as it is, or with such in it
-_NO_DATA = (ModuleType, type, type(threading.Lock()), type(threading.RLock()))
+_NEVER_COPIED = (
+    int, float, complex, str, bytes, type(None), type, ModuleType, type(threading.Lock()), type(threading.RLock()),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,19 @@ class Owner:
             return self.memo[id(value)]
         if isinstance(value, (*REFERRING, MethodType)):
             return self._referring(value)
-        return self.copied(value) if self.apart and not isinstance(value, _NO_DATA) else value
+        return self.copied(value) if self.apart and not isinstance(value, _NEVER_COPIED) else value
 
     def copied(self, value: Any) -> Any:
         """Return a deep copy that refers to the copied model; the memo learns of it unless it fails."""
         memo = dict(self.memo)
         made = copy.deepcopy(value, memo)
+        kept_alive = memo.pop(id(memo), [])  # under a number that another object may get
         self.memo.update(memo)
+        self.memo.setdefault(id(self.memo), []).extend(kept_alive)
+        if made is not value and hasattr(made, "__dict__"):
+            vars(made).update(
+                {name: self.own(held) for name, held in vars(made).items() if isinstance(held, REFERRING)}
+            )
         return made
 
     def _referring(self, value: Any) -> Any:
@@ -63,7 +71,7 @@ class Owner:
             return MethodType(self.own(value.__func__), self.own(value.__self__))
         if isinstance(value, BuiltinFunctionType):
             of = value.__self__
-            return value if of is None or isinstance(of, _NO_DATA) else getattr(self.own(of), value.__name__)
+            return value if of is None or isinstance(of, _NEVER_COPIED) else getattr(self.own(of), value.__name__)
         return ref(self.memo[id(value())]) if id(value()) in self.memo else value
 
     def _items(self, values: Mapping[Any, Any]) -> dict[Any, Any]:

@@ -350,13 +350,15 @@ def test_backward_and_state_hooks_stay_and_are_the_slim_networks():
     model[0].register_full_backward_hook(lambda module, *_: seen.append(model[0] is module))
     model[0].register_full_backward_pre_hook(lambda module, *_: seen.append(model[0] is module))
     model.register_state_dict_post_hook(lambda module, state, *_: state.update(same=torch.tensor(model is module)))
-    model.register_load_state_dict_pre_hook(lambda module, state, *_: state.pop("same"))
+    model.register_load_state_dict_pre_hook(lambda module, state, *_: setattr(model, "loaded", state.pop("same")))
     slim = KELS(0.5, example_input=X).slim(model)
     assert seen == []
     slim(X.clone().requires_grad_()).sum().backward()
     assert seen == [True, True]
     assert slim.state_dict()["same"]
     slim.load_state_dict(slim.state_dict())
+    assert slim.loaded
+    assert not hasattr(model, "loaded")
     assert model.state_dict()["same"]
 
 
