@@ -12,7 +12,7 @@ import pml_extensions
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-LIBRARIES = ("pytorch_metric_learning", "timm", "captum", "torch", "nn")
+LIBRARIES = ("pytorch_metric_learning", "timm", "captum", "torch", "torchvision", "nn")
 ROOMS = [
     *(f"pml_extensions.{name}" for name in pml_extensions.__all__),
     *(f"pytorch_metric_learning.{name}" for name in ("distances", "losses", "miners", "reducers", "regularizers")),
