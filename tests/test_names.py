@@ -18,7 +18,7 @@ ROOMS = [
     *(f"pytorch_metric_learning.{name}" for name in ("distances", "losses", "miners", "reducers", "regularizers")),
     *(f"pytorch_metric_learning.{name}" for name in ("samplers", "testers", "trainers", "utils.accuracy_calculator")),
     *(f"pytorch_metric_learning.utils.{name}" for name in ("distributed", "inference")),
-    *("captum.attr", "torch", "torch.nn", "torch.nn.parallel", "torch.utils.data", "timm.utils"),
+    *("captum.attr", "torch", "torch.nn", "torch.nn.parallel", "torch.utils.data", "timm.utils", "torchvision.models"),
 ]
 WITH_EXTRAS = ("lightning.pytorch.callbacks", "pml_extensions.evolution.lightning", "pml_extensions.monitors.lightning")
 OF_NO_LIBRARY = {"Split_ResNet18", "SplitConv", "SplitLinear"}  # layers in the code of a paper
