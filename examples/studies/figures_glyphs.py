@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import evolution_glyphs as evolution
 import semi_hard
 import svmax_glyphs as svmax
 from drawing import Line, differences, lines, panels
@@ -74,19 +73,17 @@ def two_head_figure(results: Results) -> Figure:
 
 def evolution_figure(results: Results) -> Figure:
     """Draw the last generation's accuracy beyond that of the control of its size."""
-    figure, axes = panels(1, 5.4, 2.2, rows=2)
-    long = results.values("dense 5", {"method": LONG, "schedule": evolution.ONE})
-    alone = results.values("slim 5", {"method": ALONE, "schedule": evolution.EQUAL})
-    schedules = (evolution.EQUAL, evolution.LONG_LAST)
-    dense = {f"{m}, {s}": {"method": m, "schedule": s} for s in schedules for m in (RESTARTS, *evolution.RESETS)}
-    values = {label: results.values("dense 5", where) for label, where in dense.items()}
-    values = {label: own for label, own in values.items() if own}
-    differences(axes[0], list(values), list(values.values()), long)
+    alone = results.values("slim 5", {"method": ALONE})
+    figure, axes = panels(1, 5.4, 1.8, rows=2 if alone else 1)
+    shown = [RESTARTS, "KELS"]
+    found = [results.values("dense 5", {"method": method}) for method in shown]
+    differences(axes[0], shown, found, results.values("dense 5", {"method": LONG}))
     axes[0].set(title="full size", xlabel="points beyond one long training")
-    slim = {f"{size}, {s}": (f"{c} 5", s) for s in schedules for size, c in (("as copied", "slim"), ("anew", "anew"))}
-    found = [results.values(column, {"method": "KELS", "schedule": s}) for column, s in slim.values()]
-    differences(axes[1], list(slim), found, alone)
-    axes[1].set(title="KELS, slim size", xlabel="points beyond that size trained alone")
+    if alone:
+        slim = {"as copied": "slim 5", "statistics anew": "anew 5"}
+        found = [results.values(column, {"method": "KELS"}) for column in slim.values()]
+        differences(axes[1], list(slim), found, alone)
+        axes[1].set(title="KELS, slim size", xlabel="points beyond that size trained alone")
     return figure
 
 

@@ -1,12 +1,11 @@
 """The tables of the studies on characters."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import evolution_glyphs as evolution
 import semi_hard
 import svmax_glyphs as svmax
 import two_head as heads
@@ -114,40 +113,24 @@ def heads_in_full(results: Results, classes: str, measures: Sequence[str]) -> st
     return table(results, classes, head_rows(classes), [Column(m, m, {}) for m in measures])
 
 
-def evolved(methods: Sequence[str], control: Mapping[str, Any]) -> list[Row]:
-    """Return the methods by schedule, compared with a control."""
-    schedules = itertools.product((evolution.EQUAL, evolution.LONG_LAST), methods)
-    own = [{"method": method, "schedule": schedule, "threads": 1} for schedule, method in schedules]
-    return [Row(str(control["method"]), control), *(Row("{method}, {schedule}".format(**w), w, control) for w in own)]
-
-
 def generations(results: Results) -> str:
-    """Return the accuracy at the end by schedule, compared with one long training."""
-    rows = evolved((RESTARTS, *evolution.RESETS), {"method": LONG, "schedule": evolution.ONE, "threads": 1})
+    """Return the accuracy at the end, compared with one long training."""
+    control = {"method": LONG}
+    rows = [Row(LONG, control), *(Row(method, {"method": method}, control) for method in (RESTARTS, "KELS"))]
     return table(results, "accuracy in new typefaces", rows, [Column("%", "dense 5", {})])
 
 
 def slim_sizes(results: Results) -> str:
-    """Return the slim network as copied and with statistics anew, beside its size trained alone."""
+    """Return the slim network as copied and with statistics anew, compared with its size trained alone."""
     level = Results(tuple({**row, "anew 5": row["anew 5"] or row["slim 5"]} for row in results.rows))
-    rows = evolved(["KELS"], {"method": ALONE, "schedule": evolution.EQUAL, "threads": 1})
+    rows = [Row(ALONE, {"method": ALONE}), Row("KELS's slim network", {"method": "KELS"}, {"method": ALONE})]
     return table(level, "slim size", rows, [Column("as copied", "slim 5", {}), Column("statistics anew", "anew 5", {})])
-
-
-def by_threads(results: Results) -> str:
-    """Return the same trainings on one thread and on two: what chance alone does."""
-    rows = []
-    for method, schedule in ((LONG, evolution.ONE), (RESTARTS, evolution.LONG_LAST), ("KELS", evolution.LONG_LAST)):
-        own = {"method": method, "schedule": schedule}
-        rows += [Row(f"{method}, 1 thread", {**own, "threads": 1}), Row(f"{method}, 2 threads", {**own, "threads": 2})]
-    return table(results, "accuracy in new typefaces", rows, [Column("%", "dense 5", {})])
 
 
 def tables(folder: Path) -> dict[str, Callable[[], str]]:
     """Return what the pages' placeholders stand for."""
     grid, three = Results.load(folder, *SVMAX_FILES), Results.load(folder, "semi_hard")
     two, ke = Results.load(folder, "two_head_glyphs"), Results.load(folder, "evolution_glyphs")
-    threads = Results.load(folder, "evolution_glyphs", "evolution_glyphs_threads")
     found: dict[str, Callable[[], str]] = {
         "glyphs runs": lambda: grid.provenance,
         "glyphs foretold": lambda: foretold(grid),
@@ -158,7 +141,6 @@ def tables(folder: Path) -> dict[str, Callable[[], str]]:
         "evolution_glyphs runs": lambda: ke.provenance,
         "evolution_glyphs dense": lambda: generations(ke),
         "evolution_glyphs slim": lambda: slim_sizes(ke),
-        "evolution_glyphs threads": lambda: by_threads(threads),
     }
     for measure in ("R@1", "effective rank"):
         found[f"glyphs {measure} by rate"] = partial(by_rate, grid, measure)
