@@ -28,8 +28,8 @@ from pml_extensions.miners import SemiHardMiner
 from pml_extensions.regularizers import effective_rank
 
 MARGIN = 0.2
-PUBLISHED, MINED = "published", "published, in the host's loss"
-HOST, ALL, HARD = "host's semihard", "all", "hard"
+PUBLISHED, MINED = "published", "published, in PML's loss"
+HOST, ALL, HARD = "PML's semihard", "all", "hard"
 METHODS: dict[str, Callable[[], tuple[nn.Module, nn.Module | None]]] = {
     PUBLISHED: lambda: (SemiHardTripletLoss(margin=MARGIN), None),
     HOST: lambda: (TripletMarginLoss(margin=MARGIN), TripletMarginMiner(margin=MARGIN, type_of_triplets="semihard")),
