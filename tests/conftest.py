@@ -37,6 +37,8 @@ def imported_from():
 def pytest_configure(config):
     config.addinivalue_line("markers", "requires(requirement, ...): hosts of these versions, such as 'timm>=1.0.22'")
     config.addinivalue_line("markers", "timm_model(argument): a timm that has the model which this argument names")
+    if hasattr(config, "workerinput"):  # a worker beside others, which has a core of its own
+        torch.set_num_threads(1)
 
 
 def pytest_runtest_setup(item):
