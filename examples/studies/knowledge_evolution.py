@@ -232,7 +232,7 @@ STUDIES = (
         [{"images a class": 20, "epochs a generation": 143, "method": SCRIPT}],
         COLUMNS,
         run_published,
-        seeds=3,
+        seeds=range(3),
     ),
 )
 

@@ -13,7 +13,7 @@ RECALL, MAP = "precision_at_1", "mean_average_precision_at_r"
 
 
 def calculator() -> AccuracyCalculator:
-    """Return the host's calculator with its search in torch."""
+    """Return pytorch-metric-learning's calculator with its search in torch."""
     return AccuracyCalculator(include=(RECALL, MAP), k="max_bin_count", knn_func=CustomKNN(CosineSimilarity()))
 
 
@@ -45,6 +45,6 @@ def embed(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def batches(data: Images, per_class: int, size: int, steps: int) -> list[Images]:
-    """Return batches of P classes x K images, by the host's sampler."""
+    """Return batches of P classes x K images, by pytorch-metric-learning's sampler."""
     sampler = MPerClassSampler(data.labels, per_class, batch_size=size, length_before_new_iter=size * steps)
     return [data[chosen] for chosen in torch.tensor(list(sampler)).split(size)]

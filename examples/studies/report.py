@@ -93,8 +93,8 @@ NUMBERS = {"mean": mean, "change": change, "verdict": verdict, "gap": gap}
 NUMBERS |= {words: claimed(words) for words in ("up", "down", "level")}
 
 
-def pages(folder: Path) -> dict[str, str]:
-    """Return the pages by file name, as Markdown."""
+def fill(text: str, folder: Path) -> str:
+    """Return a text with the tables and numbers that its placeholders stand for."""
     available = tables(folder)
 
     def filled(match: re.Match[str]) -> str:
@@ -104,7 +104,12 @@ def pages(folder: Path) -> dict[str, str]:
             return available[kind]().replace("\n", "\n" + before if before.isspace() else "\n")  # as far in, in a fold
         return NUMBERS[kind](Results.load(folder, *rest[0].split("+")), *rest[1:])
 
-    return {path.name: re.sub(r"(?s){{(.+?)}}", filled, path.read_text()) for path in sorted(PAGES.glob("*.md"))}
+    return re.sub(r"(?s){{(.+?)}}", filled, text)
+
+
+def pages(folder: Path) -> dict[str, str]:
+    """Return the pages by file name, as Markdown."""
+    return {path.name: fill(path.read_text(), folder) for path in sorted(PAGES.glob("*.md"))}
 
 
 def main() -> None:

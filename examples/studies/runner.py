@@ -40,14 +40,14 @@ class Study:
         settings: dictionaries with the same keys, the first columns.
         measures: names of the columns that ``run`` returns; a run may leave some out.
         run: called with a setting, a seed, and whether a quick run is enough.
-        seeds: how many seeds, from 0.
+        seeds: which, the first five unless said otherwise.
     """
 
     name: str
     settings: Sequence[Setting]
     measures: Sequence[str]
     run: Callable[[Setting, int, bool], Measures]
-    seeds: int = 5
+    seeds: Sequence[int] = range(5)
 
     @property
     def fields(self) -> list[str]:
@@ -61,7 +61,7 @@ def main(*studies: Study) -> None:
     parser.add_argument(
         "names", nargs="*", metavar="STUDY", help=f"of {', '.join(s.name for s in studies)}; default: all"
     )
-    parser.add_argument("--seeds", type=int, nargs="+", help="seeds to run (default: those of the study, from 0)")
+    parser.add_argument("--seeds", type=int, nargs="+", help="seeds to run (default: those of the study)")
     parser.add_argument("--quick", action="store_true", help="a sanity run: one seed, few steps, into out/studies")
     parser.add_argument("--out", type=Path, help="folder of the CSV files (default: examples/studies/rows)")
     arguments = parser.parse_args()
@@ -71,7 +71,7 @@ def main(*studies: Study) -> None:
     for study in studies:
         if arguments.names and study.name not in arguments.names:
             continue
-        seeds = arguments.seeds or range(1 if arguments.quick else study.seeds)
+        seeds = arguments.seeds or study.seeds[: 1 if arguments.quick else None]
         complete(study, seeds, arguments.out or (QUICK_RESULTS if arguments.quick else RESULTS), arguments.quick)
 
 

@@ -1,11 +1,11 @@
-"""Semi-hard triplets: the published ones beside the host's of that name, all, and hard ones, on the same batches.
+"""Semi-hard triplets: the published, pytorch-metric-learning's (PML), all and hard ones, on the same batches.
 
     python examples/studies/semi_hard.py            # go on with the study: rows/semi_hard.csv
     python examples/studies/semi_hard.py --quick    # under a minute
 
-Half of the characters to train on and a quarter to retrieve, as in the study of SVMax. The host's loss differs from the
+Half of the characters to train on and a quarter to retrieve, as in the study of SVMax. PML's loss differs from the
 published one in more than its triplets: plain, not squared distances, and a mean over those that still cost something.
-So the published triplets are tried in the host's loss, too. A run takes about 5 s of one core.
+So the published triplets are tried in PML's loss, too. A run takes about 5 s of one core.
 """
 
 import statistics

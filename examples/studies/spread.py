@@ -71,10 +71,13 @@ def visreg(embeddings: Tensor) -> Tensor:
 
 
 def variance_covariance(embeddings: Tensor) -> Tensor:
-    """Return the variance and covariance terms of VICReg, in the host's implementation and its ratio of 25 to 1."""
+    """Return v + c / 25, the variance and covariance terms of VICReg (Bardes et al., arXiv:2105.04906, eq. 1 and 4).
+
+    They are pytorch-metric-learning's, whose variance is half of one batch's and whose covariance is of two batches.
+    """
     vicreg = VICRegLoss()
     variance, _ = vicreg.variance_loss(embeddings, embeddings)
-    covariance = vicreg.covariance_loss(embeddings, embeddings) / 2  # the host's are those of two batches
+    covariance = vicreg.covariance_loss(embeddings, embeddings) / 2
     return 2 * variance.mean() + covariance * vicreg.covariance_v / vicreg.variance_mu
 
 
@@ -86,7 +89,7 @@ class Spread(BaseRegularizer):
         self.term = term
 
     def compute_loss(self, embeddings: Tensor) -> dict[str, dict[str, object]]:
-        """Return the term in the form that the host's reducers take."""
+        """Return the term in the form that pytorch-metric-learning's reducers take."""
         return {"loss": {"losses": self.term(embeddings), "indices": None, "reduction_type": "already_reduced"}}
 
 

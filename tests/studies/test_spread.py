@@ -44,6 +44,17 @@ def test_orthogonality(spread, kind):
     assert spread.orthogonality(batch(kind)).item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
+def test_directions_are_unit_vectors(spread):
+    drawn = spread.directions(5)
+    assert drawn.shape == (5, spread.SLICES)
+    torch.testing.assert_close(drawn.norm(dim=0), torch.ones(spread.SLICES))
+
+
+def test_sigreg_of_one_point_at_the_origin(spread):
+    integral = math.sqrt(2 * math.pi) * (1 - 2 / math.sqrt(2) + 1 / math.sqrt(3))  # of (1 - g)^2 g over all t
+    assert spread.sigreg(torch.zeros(12, 5)).item() == pytest.approx(12 * integral, rel=0.01)
+
+
 @pytest.mark.parametrize("kind", ["ordinary", "short", "collapsed"])
 def test_sigreg_is_the_integral(spread, kind, monkeypatch):
     slices = torch.nn.functional.normalize(torch.randn(5, 3), dim=0)
