@@ -7,12 +7,23 @@ from typing import Any
 
 import semi_hard
 import svmax_glyphs as svmax
-from drawing import Line, differences, lines, panels
-from knowledge_evolution import ALONE, LONG, RESTARTS
+from drawing import Line, beyond, differences, lines, panels
+from knowledge_evolution import ALONE, LONG
 from matplotlib.figure import Figure
 from results import Results
 from spread import NONE, SVMAX
-from tables_glyphs import RATES, SVMAX_FILES, gains, head_rows
+from tables_glyphs import (
+    LENGTH_FILES,
+    LENGTHS,
+    RATES,
+    RESETS,
+    RIVAL_FILES,
+    SVMAX_FILES,
+    WEIGHT_FILES,
+    gains,
+    head_rows,
+    rival_rows,
+)
 from two_head import BALANCED, LONG_TAILED
 
 
@@ -38,6 +49,35 @@ def svmax_figure(results: Results) -> Figure:
     axes[3].set_axis_off()
     handles = [*axes[0].get_legend_handles_labels(), *axes[2].get_legend_handles_labels()]
     axes[3].legend(handles[0] + handles[2], handles[1] + handles[3], frameon=False, loc="center")
+    return figure
+
+
+def rivals_figure(rivals: Results, weights: Results, longer: Results) -> Figure:
+    """Draw R@1 beyond two losses alone, of SVMax and its rivals and by SVMax's weight; and R@1 by length."""
+    figure, axes = panels(2, 2.9, 2.5, rows=2)
+    axes[1].sharex(axes[0])
+    where = {"learning rate": svmax.RATE}
+    beyond_alone, by_length = {}, {}
+    names = [name for name in rival_rows() if rivals.values("R@1", {"regularizer": name})]
+    for axis, loss in zip(axes, svmax.SWEPT, strict=False):
+        base = {"loss": loss, "steps": svmax.STEPS, **where}
+        alone = rivals.values("R@1", {**base, "regularizer": NONE})
+        found = [rivals.values("R@1", {**base, "regularizer": name}) for name in names]
+        differences(axis, names, found, alone)
+        axis.set(title=loss, xlabel="R@1 gained")
+        own = by(weights, "R@1", "weight", svmax.WEIGHTS, {**base, "regularizer": SVMAX})
+        beyond_alone[loss] = {weight: beyond(values, alone) for weight, values in own.items()}
+    for loss, name in itertools.product(svmax.LENGTHENED, (NONE, SVMAX)):
+        settings = {"loss": loss, "regularizer": name, **where}  # the weight is the published one
+        by_length[f"{loss} alone" if name == NONE else f"{loss}, SVMax"] = by(longer, "R@1", "steps", LENGTHS, settings)
+    axes[1].set_yticks([])
+    axes[2].axhline(0, color="grey", linewidth=1)
+    lines(axes[2], beyond_alone)
+    axes[2].set(xscale="log", xlabel="weight of SVMax", ylabel="R@1 gained")
+    lines(axes[3], by_length)
+    axes[3].set(xlabel="steps", xticks=LENGTHS, ylabel="R@1, %")
+    for axis in axes[2:]:
+        axis.legend(frameon=False, fontsize="x-small")
     return figure
 
 
@@ -75,14 +115,14 @@ def evolution_figure(results: Results) -> Figure:
     """Draw the last generation's accuracy beyond that of the control of its size."""
     alone = results.values("slim 5", {"method": ALONE})
     figure, axes = panels(1, 5.4, 1.8, rows=2 if alone else 1)
-    shown = [RESTARTS, "KELS"]
-    found = [results.values("dense 5", {"method": method}) for method in shown]
-    differences(axes[0], shown, found, results.values("dense 5", {"method": LONG}))
+    found = {method: results.values("dense 5", {"method": method}) for method in RESETS}
+    found = {method: values for method, values in found.items() if values}
+    differences(axes[0], list(found), list(found.values()), results.values("dense 5", {"method": LONG}))
     axes[0].set(title="full size", xlabel="points beyond one long training")
     if alone:
         slim = {"as copied": "slim 5", "statistics anew": "anew 5"}
-        found = [results.values(column, {"method": "KELS"}) for column in slim.values()]
-        differences(axes[1], list(slim), found, alone)
+        own = [results.values(column, {"method": "KELS"}) for column in slim.values()]
+        differences(axes[1], list(slim), own, alone)
         axes[1].set(title="KELS, slim size", xlabel="points beyond that size trained alone")
     return figure
 
@@ -90,7 +130,9 @@ def evolution_figure(results: Results) -> Figure:
 def figures(folder: Path) -> dict[str, Callable[[], Figure]]:
     """Return the figures by file name."""
     grid = Results.load(folder, *SVMAX_FILES)
+    beside = [Results.load(folder, *names) for names in (RIVAL_FILES, WEIGHT_FILES, LENGTH_FILES)]
     return {
+        "svmax_rivals.png": lambda: rivals_figure(*beside),
         "svmax_glyphs.png": lambda: svmax_figure(grid),
         "semi_hard.png": lambda: semi_hard_figure(Results.load(folder, "semi_hard")),
         "two_head_glyphs.png": lambda: two_head_figure(Results.load(folder, "two_head_glyphs")),

@@ -45,7 +45,8 @@ class Results:
         versions = " / ".join(sorted({row["versions"] for row in self.rows}))
         seeds = sorted({int(row["seed"]) for row in self.rows})
         seconds = sum(float(row["seconds"]) for row in self.rows)
-        return f"{len(self.rows)} runs, seeds {seeds[0]} to {seeds[-1]}, {seconds / 60:.0f} minutes in all; {versions}."
+        which = f"seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"
+        return f"{len(self.rows)} runs, {which}, {seconds / 60:.0f} minutes in all; {versions}."
 
 
 def complete(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:

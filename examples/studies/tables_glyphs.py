@@ -16,7 +16,11 @@ from scipy import stats
 from spread import NONE, SVMAX
 
 RATES = (0.01, 0.1, 1.0)
-SVMAX_FILES = tuple(f"svmax_glyphs{part}" for part in ("", "_rate"))
+LENGTHS = (svmax.STEPS, 4 * svmax.STEPS)
+RESETS = (RESTARTS, "WELS", "later layers", "KELS")
+SVMAX_FILES, RIVAL_FILES, WEIGHT_FILES, LENGTH_FILES = (
+    ("svmax_glyphs", f"svmax_glyphs_{part}") for part in ("rate", "rivals", "weight", "longer")
+)
 
 
 def arrows(results: Results, title: str, rows: Sequence[Row], columns: Sequence[Column]) -> str:
@@ -62,6 +66,48 @@ def by_rate(results: Results, measure: str) -> str:
         row = beside_alone(loss, SVMAX, steps=svmax.STEPS, weight=svmax.WEIGHT[loss])
         rows += [Row(f"{loss} alone", row.control or {}), Row(f"{loss}, SVMax", row.where, row.control)]
     return table(results, measure, rows, [Column(f"rate {r:g}", measure, {"learning rate": r}) for r in RATES])
+
+
+def loss_columns(measure: str) -> list[Column]:
+    """Return a column for each of the two losses, at the one rate."""
+    where = {"learning rate": svmax.RATE, "steps": svmax.STEPS}
+    return [Column(f"{loss}: {measure}", measure, {"loss": loss, **where}) for loss in svmax.SWEPT]
+
+
+def rival_rows() -> dict[str, Row]:
+    """Return the terms by name, compared with the loss alone; every one has one weight for each loss."""
+    return {name: Row(name, {"regularizer": name}, {"regularizer": NONE}) for name in (SVMAX, *svmax.RIVALS)}
+
+
+def beside_rivals(results: Results, measure: str) -> str:
+    """Return a measure without a term, with SVMax at its published weight, and with every rival at its chosen one."""
+    rows = [Row("no term", {"regularizer": NONE})]
+    for name, row in rival_rows().items():
+        weights = [svmax.WEIGHT[loss] if name == SVMAX else svmax.CHOSEN[loss][name] for loss in svmax.SWEPT]
+        rows.append(Row(f"{name}, {' and '.join(f'{weight:g}' for weight in weights)}", row.where, row.control))
+    return table(results, "term, its weights", rows, loss_columns(measure))
+
+
+def by_candidate(results: Results, loss: str) -> str:
+    """Return the recall on the sixth seed, of which each rival's weight is chosen."""
+    rows = [Row(name, {"loss": loss, "regularizer": name}) for name in svmax.RIVALS]
+    return table(results, f"{loss}: R@1", rows, [Column(f"{w:g}", "R@1", {"weight": w}) for w in svmax.CANDIDATES])
+
+
+def by_weight(results: Results, measure: str) -> str:
+    """Return a measure by SVMax's weight, compared with the loss alone."""
+    control = {"regularizer": NONE, "weight": 0.0}
+    weights = [Row(f"weight {w:g}", {"regularizer": SVMAX, "weight": w}, control) for w in svmax.WEIGHTS]
+    return table(results, "SVMax", [Row("none", control), *weights], loss_columns(measure))
+
+
+def by_length(results: Results, measure: str) -> str:
+    """Return a measure of short and long trainings, without and with SVMax at its published weight."""
+    rows = []
+    for loss in svmax.LENGTHENED:
+        row = beside_alone(loss, SVMAX, weight=svmax.WEIGHT[loss], **{"learning rate": svmax.RATE})
+        rows += [Row(f"{loss} alone", row.control or {}), Row(f"{loss}, SVMax", row.where, row.control)]
+    return table(results, measure, rows, [Column(f"{n} steps", measure, {"steps": n}) for n in LENGTHS])
 
 
 def gains(results: Results) -> list[tuple[str, float, float]]:
@@ -116,7 +162,7 @@ def heads_in_full(results: Results, classes: str, measures: Sequence[str]) -> st
 def generations(results: Results) -> str:
     """Return the accuracy at the end, compared with one long training."""
     control = {"method": LONG}
-    rows = [Row(LONG, control), *(Row(method, {"method": method}, control) for method in (RESTARTS, "KELS"))]
+    rows = [Row(LONG, control), *(Row(method, {"method": method}, control) for method in RESETS)]
     return table(results, "accuracy in new typefaces", rows, [Column("%", "dense 5", {})])
 
 
@@ -131,8 +177,13 @@ def tables(folder: Path) -> dict[str, Callable[[], str]]:
     """Return what the pages' placeholders stand for."""
     grid, three = Results.load(folder, *SVMAX_FILES), Results.load(folder, "semi_hard")
     two, ke = Results.load(folder, "two_head_glyphs"), Results.load(folder, "evolution_glyphs")
+    rivals, weights, longer = (Results.load(folder, *names) for names in (RIVAL_FILES, WEIGHT_FILES, LENGTH_FILES))
+    everything = Results.load(folder, *dict.fromkeys((*SVMAX_FILES, *RIVAL_FILES, *WEIGHT_FILES, *LENGTH_FILES)))
+    choice = Results.load(folder, svmax.CHOICE.name)
     found: dict[str, Callable[[], str]] = {
-        "glyphs runs": lambda: grid.provenance,
+        "glyphs runs": lambda: everything.provenance,
+        "glyphs choice runs": lambda: choice.provenance,
+        **{f"glyphs {loss} by candidate": partial(by_candidate, choice, loss) for loss in svmax.SWEPT},
         "glyphs foretold": lambda: foretold(grid),
         "glyphs losses": partial(by_loss, grid),
         "semi_hard runs": lambda: three.provenance,
@@ -142,7 +193,10 @@ def tables(folder: Path) -> dict[str, Callable[[], str]]:
         "evolution_glyphs dense": lambda: generations(ke),
         "evolution_glyphs slim": lambda: slim_sizes(ke),
     }
-    for measure in ("R@1", "effective rank"):
+    for measure in ("R@1", "MAP@R", "effective rank"):
+        found[f"glyphs {measure} by weight"] = partial(by_weight, weights, measure)
+        found[f"glyphs {measure} by length"] = partial(by_length, longer, measure)
+        found[f"glyphs {measure} beside rivals"] = partial(beside_rivals, rivals, measure)
         found[f"glyphs {measure} by rate"] = partial(by_rate, grid, measure)
     for classes in (heads.BALANCED, heads.LONG_TAILED):
         rare = [heads.RARE] if classes == heads.LONG_TAILED else []
