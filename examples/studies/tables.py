@@ -9,6 +9,7 @@ import slim_cost
 import svmax
 import tables_glyphs
 import tables_marks
+import tables_slim_start
 import two_head as heads
 from map_measures import FAITHFULNESS, LOCALISATION
 from maps import CLASSIFIER, EMBEDDER, GRAD_CAM, METHODS
@@ -230,6 +231,7 @@ def tables(folder: Path) -> dict[str, Callable[[], str]]:
     return {
         **tables_glyphs.tables(folder),
         **tables_marks.tables(folder),
+        **tables_slim_start.tables(folder),
         "suite cost": lambda: suite_cost(folder),
         "svmax runs": lambda: grid.provenance,
         "svmax tally": lambda: svmax_tally(grid),

@@ -187,6 +187,7 @@ def test_a_study_runs(load, monkeypatch, script, name):
         ("semi_hard", "semi_hard"),
         ("two_head_glyphs", "two_head_glyphs"),
         ("all_together", "all_together_glyphs"),
+        ("slim_start", "slim_start"),
         pytest.param("evolution_glyphs", "evolution_glyphs", marks=pytest.mark.slow),
     ],
 )
