@@ -32,6 +32,9 @@ SEEN = {  # the difference that a claim is of, by the claim's name for it
     "heads, accuracy": f"up | two_head_glyphs | accuracy | {HEADS}, P x K",
     "heads, R@1": f"up | two_head_glyphs | R@1, pooled | {HEADS}, P x K",
     "heads, shuffled": f"down | two_head_glyphs | accuracy | {HEADS}, shuffled",
+    "slim, pretrained": "up | slim_start | accuracy | channels=leading | channels=none, untrained",
+    "slim, even": "level | slim_start | accuracy | channels=evenly spaced | channels=leading",
+    "slim, random": "up | slim_start | accuracy | channels=random | channels=leading",
     "triplets": "up | semi_hard | R@1 | triplets=published, in PML's loss | triplets=PML's semihard",
 }
 CLAIMS = {
@@ -52,6 +55,10 @@ CLAIMS = {
         "KELS is [KELS] points ahead of it",
     ),
     "docs/knowledge_evolution.md": ("ends [KELS] points above", "restarts without a reset end [restarts] below"),
+    "docs/kels.md": (
+        "it ends [slim, pretrained] points above untrained weights",
+        "end [slim, even] points below the leading ones, which is not clear, and random ones [slim, random] above",
+    ),
     "docs/two_head.md": (
         "rises by [heads, accuracy] points and R@1 of new characters by [heads, R@1]",
         "classifies better still by [heads, shuffled]",
