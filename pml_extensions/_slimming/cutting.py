@@ -13,6 +13,12 @@ from pml_extensions._slimming.tracing.copies import copy_with
 from pml_extensions._slimming.tracing.forward import shapes_of_output
 from pml_extensions._slimming.tracing.module_integers import derived_integers, with_integers
 from pml_extensions._slimming.tracing.stand_ins import Observer
+from pml_extensions._slimming.tracing.way import Way, parting
+
+_UNSEEN = (
+    "of what the model's code makes of a width, arithmetic and comparisons of integers are followed, but not range(), "
+    "len(), a place in a list, a string, or a detour over float"
+)
 
 
 def cut(model: nn.Module, widths: Widths, *observers: Observer) -> Any:
@@ -54,15 +60,19 @@ def _check(slim: nn.Module, widths: Widths, observers: Sequence[Observer]) -> No
     for training, expected, calls in ((False, watched.outputs, watched.calls), (True, watched.trained, 1)):
         if expected is None:
             continue
-        seeing = () if training else observers
+        way = Way()
+        seeing: Sequence[Observer] = () if training else (*observers, way)
         try:
             shapes = shapes_of_output(slim, watched.inputs, *seeing, training=training, calls=calls)
         except Exception as error:
             raise TracingError(
-                f"the slim network does not run, so none is returned: {type(error).__name__}: {error}"
+                f"the slim network does not run, so none is returned: {type(error).__name__}: {error}; {_UNSEEN}"
             ) from error
         if shapes != expected:
             raise TracingError(f"the slim network returns {shapes} where the dense one returns {expected}")
+        other = None if training else parting(watched.way, way)
+        if other is not None:
+            raise TracingError(f"the slim network goes another way than the dense one, {other}; {_UNSEEN}")
 
 
 def _cut_tensor(tensor: Tensor, widths: Widths, name: str) -> Tensor:

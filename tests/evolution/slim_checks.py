@@ -7,6 +7,7 @@ the default scale of attention) confined to the kept channels: what is left must
 
 import copy
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 from unittest import mock
 
@@ -65,6 +66,17 @@ class InDoubles(TorchFunctionMode):
         if doubles and kwargs.get("dtype") is torch.float32:
             kwargs["dtype"] = torch.float64
         return func(*args, **kwargs)
+
+
+@contextmanager
+def new_layers_in(dtype):
+    """Let layers that are made without a word on their precision, as some fused ones are, have this one."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 class KeptChannels(TorchFunctionMode):

@@ -44,6 +44,23 @@ class Reshaped(nn.Linear):
         return super().forward(x.view(-1, self.in_features))
 
 
+class Repeats(nn.Linear):
+    def forward(self, x):
+        for _ in range(x.shape[1] // 4):
+            x = x + 1
+        return super().forward(x)
+
+
+class AsksForLength(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) if len(x[0]) == 8 else super().forward(x) * 2
+
+
+class LooksUp(nn.Linear):
+    def forward(self, x):
+        return [None, super().forward, lambda y: super(LooksUp, self).forward(y.relu())][x.shape[1] // 8 + 1](x)
+
+
 def small(inner=nn.Linear):
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), inner(8, 6), nn.ReLU(), nn.Linear(6, 2))
@@ -100,6 +117,22 @@ AT3 = torch.zeros(2, 3)
 )
 def test_a_module_that_cannot_be_traced(inner, match, training):
     refused(small(inner).train(training), KELS(0.5, example_input=AT3), TracingError, match)
+
+
+@pytest.mark.parametrize("inner", [Repeats, AsksForLength, LooksUp])
+def test_a_slim_network_that_goes_another_way(inner):
+    """A width decides what is computed, by a plain integer that nobody sees."""
+    with pytest.raises(TracingError, match=r"another way.*test_slim_errors.py:\d+.*not range\(\), len\(\)"):
+        KELS(0.5, example_input=AT3).slim(small(inner))
+
+
+class DividesEvenly(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) if self.in_features % 8 == 0 else super().forward(x) * 2
+
+
+def test_an_integer_of_a_layer_that_decides_is_that_of_its_weight():
+    assert KELS(0.5, example_input=AT3).slim(small(DividesEvenly))[2].in_features == 8
 
 
 def test_an_example_of_the_wrong_shape():

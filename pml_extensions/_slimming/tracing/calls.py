@@ -105,3 +105,13 @@ def tensors(value: object) -> list[Tensor]:
     """Return the tensors of an argument that may be a tensor, a list of tensors or neither."""
     items = value if isinstance(value, (list, tuple)) else [value]
     return [item for item in items if isinstance(item, Tensor)]
+
+
+def add_operand(call: Call, axes: Axes, operand: Tensor) -> Axes:
+    """Unify an operand that is spread over the given axes with those that it has at full length; return them."""
+    offset = len(axes) - operand.ndim
+    added = call.trace.axes(operand)
+    return [
+        call.unify(axis, added[d - offset]) if d >= offset and operand.shape[d - offset] == size(axis) else axis
+        for d, axis in enumerate(axes)
+    ]

@@ -13,10 +13,11 @@ from pml_extensions._slimming.algebra.axes import Axis
 from pml_extensions._slimming.locations import TracingError
 from pml_extensions._slimming.tracing.copies import held_tensors, weightless
 from pml_extensions._slimming.tracing.modes import WatchIntegers, WatchTensors
-from pml_extensions._slimming.tracing.module_integers import trace_attributes
+from pml_extensions._slimming.tracing.module_integers import equations_of_used, trace_attributes
 from pml_extensions._slimming.tracing.operands import Operands
 from pml_extensions._slimming.tracing.stand_ins import Observer, ShapesOnly, given, tensors_in, without_values
 from pml_extensions._slimming.tracing.trace import OUTPUT, Trace
+from pml_extensions._slimming.tracing.way import Way
 
 
 @dataclass
@@ -28,6 +29,7 @@ class Watched:
         axes: the axes of every tensor that the model holds and its forward used, by name.
         operands: how it used the parameters, in eval mode.
         operations: the floating-point operations of that pass.
+        way: its operations in order.
         results: names of plain tensors that the pass used and an earlier call has computed.
         complete: whether some pass used every parameter.
         inputs: the stand-ins that it was run with.
@@ -40,6 +42,7 @@ class Watched:
     axes: dict[str, list[Axis]]
     operands: Operands
     operations: int
+    way: Way
     results: list[str]
     complete: bool
     inputs: tuple[Any, ...]
@@ -84,10 +87,10 @@ def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Watched:
     """
     lean = weightless(model)
     named = dict(held_tensors(lean))
-    trace, counted = Trace(), CountOperations()
+    trace, counted, way = Trace(), CountOperations(), Way()
     trace.hold(tensors_in(inputs))
     operands = Operands(trace, dict(lean.named_parameters()), tensors_in(inputs))
-    tensors = WatchTensors(trace, filter(without_values, tensors_in(inputs)), operands.observe, counted)
+    tensors = WatchTensors(trace, filter(without_values, tensors_in(inputs)), operands.observe, counted, way)
     trace_attributes(lean, trace.equations)
     _listen(lean, trace)
     for tensor in tensors_in(inputs):
@@ -118,13 +121,14 @@ def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Watched:
                 trained = traced(forward)
             lean.eval()
     complete = all(map(trace.seen, lean.parameters()))
+    trace.equations.extend(equations_of_used(lean, trace))
     axes = {name: trace.axes(tensor) for name, tensor in named.items() if trace.seen(tensor)}
     results = [
         name
         for name, tensor in held_tensors(model)
         if name in axes and (_is_result(model, tensor) or (not complete and _is_computed_anew(model, name, inputs)))
     ]
-    return Watched(trace, axes, operands, counted.total, results, complete, inputs, shapes, trained, calls)
+    return Watched(trace, axes, operands, counted.total, way, results, complete, inputs, shapes, trained, calls)
 
 
 def _is_result(model: nn.Module, tensor: Tensor) -> bool:

@@ -62,10 +62,14 @@ class WatchTensors(ShapesOnly):  # type: ignore[no-untyped-call]  # torch is unt
         rule = RULES.get(packet) or (value_rules.elementwise if torch.Tag.pointwise in func.tags else _unknown)
         axes = rule(call)
         many = [axes] if isinstance(out, Tensor) else axes
-        made_of_weights = operands and packet not in _PRODUCTS and all(map(self._trace.is_weight, operands))
+        shaped = [tensor for tensor in operands if tensor.ndim]  # a weight stays one, whatever number it is divided by
+        made_of_weights = shaped and packet not in _PRODUCTS and all(map(self._trace.is_weight, shaped))
+        written = {id(call[argument.name]) for argument in func._schema.arguments if argument.is_out}  # as by ``out=``
         for tensor, its_axes in zip(results, many, strict=True):
             if isinstance(tensor, Tensor):
                 _check(func, tensor, its_axes)
+                if id(tensor) in written:
+                    its_axes = map(call.unify, self._trace.axes(tensor), its_axes)  # noqa: PLW2901  # they are the same
                 self._trace.give(tensor, list(its_axes))
                 if made_of_weights:
                     self._trace.add_parameters([tensor])
@@ -74,16 +78,19 @@ class WatchTensors(ShapesOnly):  # type: ignore[no-untyped-call]  # torch is unt
 def _check(func: Any, tensor: Tensor, axes: Axes) -> None:
     lengths = [size(axis) for axis in axes]
     if lengths != list(tensor.shape):
-        raise TracingError(f"the rule of {func} gives {lengths} where the result has {tuple(tensor.shape)}")
+        raise TracingError(
+            f"{func} is known to give {lengths} here and gives {tuple(tensor.shape)}; is a tensor changed beside "
+            "torch's operations, as by assigning to its .data?"
+        )
 
 
 def _unknown(call: Call) -> Any:
-    name = str(call.func)
+    reason = f"there is no rule for {call.func}"
     for tensor in tensors_in(call.arguments):
         for axis in call.trace.axes(tensor):
-            call.freeze(axis, f"there is no rule for {name}")
+            call.freeze(axis, reason)
     results = [call.out] if isinstance(call.out, Tensor) else call.out
-    axes = [[call.frozen(n, name) for n in t.shape] if isinstance(t, Tensor) else [] for t in results]
+    axes = [[call.frozen(n, reason) for n in t.shape] if isinstance(t, Tensor) else [] for t in results]
     return axes[0] if isinstance(call.out, Tensor) else axes
 
 

@@ -19,8 +19,10 @@ from pml_extensions._slimming.algebra.integers import (
     Operation,
     Size,
     TracedInt,
+    atoms,
     expression_of,
 )
+from pml_extensions._slimming.tracing.trace import Trace
 
 SizeOf = tuple[str, int]
 
@@ -99,6 +101,23 @@ def equations_of(module: nn.Module, axes_of: Callable[[Tensor], Sequence[Axis]])
         found[name] = Operation("*", Size(axes_of(grouped.weight)[1]), expression_of(grouped.groups))
     for attribute, expression in found.items():
         yield Equation(expression_of(getattr(module, attribute)), "==", expression)
+
+
+def equations_of_used(model: nn.Module, trace: Trace) -> Iterator[Equation]:
+    """Yield those equations of the layers of ``model`` whose integers its code has used: they follow from weights."""
+    used = {
+        (atom.module, atom.name)
+        for equation in list(trace.equations)
+        for side in (equation.left, equation.right)
+        for atom in atoms(side)
+        if isinstance(atom, Attribute)
+    }
+    for path, module in model.named_modules():
+        if any(name == path for name, _ in used) and all(map(trace.seen, module.parameters())):
+            for equation in equations_of(module, trace.axes):
+                told = equation.left
+                if isinstance(told, Attribute) and (path, told.name) in used and equation.holds({}, {}):
+                    yield equation
 
 
 def trace_attributes(model: nn.Module, equations: list[Equation]) -> None:

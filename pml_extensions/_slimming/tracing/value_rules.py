@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pml_extensions._slimming.algebra.axes import Axes, Axis, leaves, new_axis, resolve, size
 from pml_extensions._slimming.locations import where
-from pml_extensions._slimming.tracing.calls import Call, aten, rule, tensors
+from pml_extensions._slimming.tracing.calls import Call, add_operand, aten, rule, tensors
 
 
 def elementwise(call: Call) -> Axes | list[Axes]:
@@ -36,6 +36,7 @@ rule(
     aten.gelu, aten.gelu_, aten.elu, aten.elu_, aten.celu, aten.celu_, aten.selu, aten.selu_, aten.leaky_relu,
     aten.leaky_relu_, aten.softplus, aten.log_sigmoid_forward, aten.glu_jvp, aten.relu, aten.relu_, aten.sigmoid,
     aten.sigmoid_, aten.tanh, aten.tanh_, aten.clamp, aten.clamp_, aten.threshold, aten.threshold_,
+    aten.rrelu_with_noise,
 )(elementwise)  # fmt: skip
 
 
@@ -81,16 +82,21 @@ def _mm(call: Call) -> Axes:
 def _addmm(call: Call) -> Axes:
     second = "mat1" if "mat1" in call.arguments else "batch1"
     axes = _product(call, second, "mat2" if second == "mat1" else "batch2")
-    return _add_operand(call, axes, call["self"])
+    return add_operand(call, axes, call["self"])
 
 
-def _add_operand(call: Call, axes: Axes, operand: Tensor) -> Axes:
-    offset = len(axes) - operand.ndim
-    added = call.trace.axes(operand)
-    return [
-        call.unify(axis, added[d - offset]) if d >= offset and operand.shape[d - offset] == size(axis) else axis
-        for d, axis in enumerate(axes)
-    ]
+@rule(aten._cdist_forward)
+def _distances(call: Call) -> Axes:
+    one, other = call.axes("x1"), call.axes("x2")
+    call.unify(one[-1], other[-1])
+    batch = [broadcast(call, [call["x1"], call["x2"]], d - call.out.ndim, n) for d, n in enumerate(call.out.shape[:-2])]
+    return [*batch, one[-2], other[-2]]
+
+
+@rule(aten._weight_norm_interface)
+def _weight_norm(call: Call) -> list[Axes]:
+    axes = call.axes("v")
+    return [add_operand(call, axes, call["g"]), call.axes("g")]
 
 
 @rule(aten.mv)
@@ -100,9 +106,9 @@ def _mv(call: Call) -> Axes:
     return [matrix[0]]
 
 
-@rule(aten.dot)
+@rule(aten.dot, aten.vdot)
 def _dot(call: Call) -> Axes:
-    call.unify(call.axes()[0], call.axes("tensor")[0])
+    call.unify(call.axes()[0], call.axes("tensor" if "tensor" in call.arguments else "other")[0])
     return []
 
 
@@ -203,9 +209,13 @@ def _group_norm(call: Call) -> list[Axes]:
     aten.upsample_bilinear2d, aten.upsample_nearest2d, aten.upsample_bicubic2d, aten.upsample_nearest1d,
     aten.upsample_linear1d, aten.upsample_trilinear3d, aten.upsample_nearest3d, aten._upsample_bicubic2d_aa,
     aten._upsample_bilinear2d_aa, aten._upsample_nearest_exact2d, aten.max_pool2d, aten.adaptive_max_pool3d,
+    aten._upsample_nearest_exact1d, aten._upsample_nearest_exact3d, aten.max_unpool2d, aten.max_unpool3d,
 )  # fmt: skip
 def _resample(call: Call) -> Axes | list[Axes]:
     axes = call.axes("self" if "self" in call.arguments else "input")
+    if call.get("output_size"):
+        for axis in axes[-len(call["output_size"]) :]:
+            call.freeze(axis, "it is resampled to a size of its own", by_design=True)
     out = call.out if isinstance(call.out, Tensor) else call.out[0]
     name = call.func.overloadpacket.__name__
     rank = next(int(digit) for digit in name if digit in "123")
@@ -234,7 +244,7 @@ def _attention(call: Call) -> Axes | list[Axes]:
     axes = [*batch, query[-2], value[-1]]
     mask = call.get("attn_mask")
     if mask is not None:
-        _add_operand(call, [*batch, query[-2], key[-2]], mask)
+        add_operand(call, [*batch, query[-2], key[-2]], mask)
     if isinstance(call.out, Tensor):
         return axes
     return [axes, *(_frozen_like(call, t) for t in call.out[1:])]

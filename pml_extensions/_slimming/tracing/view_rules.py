@@ -4,7 +4,7 @@ import torch
 
 from pml_extensions._slimming.algebra.axes import Axes, Axis, concatenate, is_frozen, new_axis, resolve, size
 from pml_extensions._slimming.algebra.unification import split_at
-from pml_extensions._slimming.tracing.calls import Call, aten, rule, tensors
+from pml_extensions._slimming.tracing.calls import Call, add_operand, aten, rule, tensors
 
 
 @rule(aten.view, aten._unsafe_view, aten._reshape_alias, aten.reshape)
@@ -24,7 +24,8 @@ def _view(call: Call) -> Axes:
     aten._conj, aten.conj, aten.resolve_conj, aten._softmax, aten._log_softmax, aten._safe_softmax, aten.cumsum,
     aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like, aten.rand_like, aten.randn_like, aten.triu,
     aten.tril, aten.fill, aten.fill_, aten.zero_, aten.view_as, aten.native_dropout, aten.bernoulli, aten.bernoulli_,
-    aten.uniform_, aten.normal_, aten._assert_async, aten.nan_to_num, aten.cumprod,
+    aten.uniform_, aten.normal_, aten._assert_async, aten.nan_to_num, aten.cumprod, aten.logcumsumexp, aten.cummax,
+    aten.cummin,
 )  # fmt: skip
 def _same(call: Call) -> Axes | list[Axes]:
     axes = call.axes("self" if "self" in call.arguments else next(iter(call.arguments)))
@@ -102,6 +103,14 @@ def cut(call: Call, axis: Axis, start: int, stop: int) -> Axis:
     return call.frozen(stop - start, "a slice of what keeps its size")
 
 
+@rule(aten.glu)
+def _glu(call: Call) -> Axes:
+    axes, d = list(call.axes()), call.dim()
+    half, whole = size(axes[d]) // 2, size(axes[d])
+    axes[d] = call.unify(cut(call, axes[d], 0, half), cut(call, axes[d], half, whole))
+    return axes
+
+
 @rule(aten.slice)
 def _slice(call: Call) -> Axes:
     axes, d = list(call.axes()), call.dim()
@@ -157,9 +166,15 @@ def _reorder(call: Call) -> Axes:
     return axes
 
 
-@rule(aten.constant_pad_nd, aten.reflection_pad1d, aten.reflection_pad2d, aten.replication_pad2d)
+@rule(
+    aten.constant_pad_nd, aten.reflection_pad1d, aten.reflection_pad2d, aten.reflection_pad3d, aten.replication_pad1d,
+    aten.replication_pad2d, aten.replication_pad3d,
+)  # fmt: skip
 def _pad(call: Call) -> Axes:
     axes, pad = list(call.axes()), call.get("pad") or call.get("padding")
+    for i in range(len(pad) // 2 if call.func.overloadpacket is not aten.constant_pad_nd else 0):
+        if any(pad[2 * i : 2 * i + 2]):
+            call.freeze(axes[-1 - i], "it is padded with entries of its own")
     for i in range(len(pad) // 2):
         before, after = pad[2 * i : 2 * i + 2]
         d = len(axes) - 1 - i
@@ -222,6 +237,15 @@ def _channel_shuffle(call: Call) -> Axes:
 
 @rule(aten.index)
 def _index(call: Call) -> Axes:
+    places, free = _indexed(call)
+    axes = call.axes()
+    new = [call.frozen(n, "indices") for n in _indexed_lengths(call, len(free), places, free)]
+    front = [d for d in free if _adjacent(places, free) and d < places[0]]
+    return [axes[d] for d in front] + new + [axes[d] for d in free if d not in front]
+
+
+def _indexed(call: Call) -> tuple[list[int], list[int]]:
+    """Return where each index begins and which dimensions have none; what is indexed keeps its size."""
     axes, indices = call.axes(), call["indices"]
     spans = [tensors(i)[0].ndim if i is not None and i.dtype == torch.bool else 1 for i in indices]
     places, free, d = [], [], 0
@@ -234,16 +258,16 @@ def _index(call: Call) -> Axes:
                 call.freeze(axis, "it is indexed")
         d += span
     free.extend(range(d, len(axes)))
-    new = [call.frozen(n, "indices") for n in _indexed_lengths(call, len(free), places, free)]
-    adjacent = not any(places[0] < d < places[-1] for d in free)
-    front = [d for d in free if adjacent and d < places[0]]
-    return [axes[d] for d in front] + new + [axes[d] for d in free if d not in front]
+    return places, free
+
+
+def _adjacent(places: list[int], free: list[int]) -> bool:
+    return not any(places[0] < d < places[-1] for d in free)
 
 
 def _indexed_lengths(call: Call, kept: int, places: list[int], free: list[int]) -> list[int]:
     """Return the lengths that the index tensors put into the result, where they stand in it."""
-    adjacent = not any(places[0] < d < places[-1] for d in free)
-    start = sum(d < places[0] for d in free) if adjacent else 0
+    start = sum(d < places[0] for d in free) if _adjacent(places, free) else 0
     return list(call.out.shape[start : start + call.out.ndim - kept])
 
 
@@ -292,12 +316,40 @@ def _pad_packed(call: Call) -> list[Axes]:
     return [[*counts, *call.axes("data")[1:]], [call.frozen(len(lengths), "sequences")]]
 
 
-@rule(aten.index_put, aten.index_put_, aten.scatter, aten.scatter_, aten.scatter_add, aten.scatter_add_, aten.index_add)
-def _put(call: Call) -> Axes:
-    axes = call.axes()
-    indexed = [call.dim()] if "dim" in call.arguments else [d for d, i in enumerate(call["indices"]) if i is not None]
-    for d in indexed:
-        call.freeze(axes[d], "it is indexed")
+@rule(aten.index_put, aten.index_put_)
+def _index_put(call: Call) -> Axes:
+    """Tie what is written to the dimensions without an index, which stand where they would if they were read."""
+    axes, (places, free) = call.axes(), _indexed(call)
+    picked: Axes = [()] * max(1 if t.dtype == torch.bool else t.ndim for t in tensors(call["indices"]))
+    front = [d for d in free if _adjacent(places, free) and d < places[0]]
+    around = [axes[d] for d in front], [axes[d] for d in free if d not in front]
+    add_operand(call, [*around[0], *picked, *around[1]], call["values"])
+    call.trace.produce(call["values"])
+    return axes
+
+
+@rule(aten.scatter, aten.scatter_, aten.scatter_add, aten.scatter_add_, aten.scatter_reduce, aten.scatter_reduce_)
+def _scatter(call: Call) -> Axes:
+    """Beside the dimension that is indexed, index and source are as the tensor, or begin as it does."""
+    axes, indexed = call.axes(), call.dim()
+    call.freeze(axes[indexed], "it is indexed")
+    for operand in tensors([call["index"], call.get("src")]):
+        for d, other in enumerate(call.trace.axes(operand)):
+            if d != indexed and operand.shape[d] == size(axes[d]):
+                call.unify(axes[d], other)
+            elif d != indexed:
+                call.freeze(axes[d], "a part of it is written to")
+                call.freeze(other, "it is written to a part")
+    return axes
+
+
+@rule(aten.index_add, aten.index_add_, aten.index_copy, aten.index_copy_)
+def _index_add(call: Call) -> Axes:
+    axes, indexed = call.axes(), call.dim()
+    call.freeze(axes[indexed], "it is indexed")
+    for d, other in enumerate(call.axes("source")):
+        if d != indexed:
+            call.unify(axes[d], other)
     return axes
 
 
@@ -307,6 +359,15 @@ def _embedding(call: Call) -> Axes:
     call.freeze(vocabulary, "it is indexed")
     call.trace.produce(call["weight"])
     return [*call.axes("indices"), width]
+
+
+@rule(aten._embedding_bag, aten._embedding_bag_forward_only)
+def _embedding_bag(call: Call) -> list[Axes]:
+    bags, *others = call.out
+    vocabulary, width = call.axes("weight")
+    call.freeze(vocabulary, "it is indexed")
+    call.trace.produce(call["weight"])
+    return [[call.frozen(len(bags), "bags"), width], *([call.frozen(n, "bags") for n in t.shape] for t in others)]
 
 
 @rule(aten.sort, aten.topk, aten.kthvalue)

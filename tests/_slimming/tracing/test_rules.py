@@ -140,14 +140,89 @@ def counted(x):
     return x.reshape(x.numel() // (channels * height * width), channels, height, width)
 
 
+def both(x):
+    """Return channels of two parts, split each by itself, and zeros of their shape, whose channels are one."""
+    parts = torch.cat([x, x[:, :4]], 1)
+    return parts, x.new_zeros(parts.shape)
+
+
+def put_at_places(x):
+    parts, out = both(x)
+    out[:, :, torch.tensor([1, 3])] = parts[:, :, :2]
+    out[0, :, 0] = parts[0, :, 0]
+    out[torch.tensor([0, 1]), :, torch.tensor([5, 6])] = parts[:2, :, 3]
+    return out
+
+
+def put_by_mask(x):
+    parts, out = both(x)
+    tokens, rows = out.movedim(1, -1), parts.movedim(1, -1)
+    mask = torch.zeros(tokens.shape[1:3], dtype=torch.bool)
+    mask[0, 3] = mask[4, 4] = True
+    tokens[:, mask] = rows[:, mask]
+    return tokens.movedim(-1, 1)
+
+
+def scattered(x):
+    parts, out = both(x)
+    index = torch.zeros_like(parts[:, :, :2], dtype=torch.long)
+    return out.scatter(2, index, parts[:, :, :2]).scatter_reduce(2, index, parts[:, :, :2], "sum")
+
+
+def added_at_places(x):
+    parts, out = both(x)
+    return out.index_add(3, torch.tensor([0, 1]), parts[..., :2]).index_copy(2, torch.tensor([7]), parts[:, :, :1])
+
+
+def written_to_memory(x):
+    _, out = both(x)
+    torch.cat([x.detach(), x.detach()[:, :4]], 1, out=out)
+    return out
+
+
+def tokens_of(x):
+    return x.flatten(2).transpose(1, 2)
+
+
+def padded_with_channels(x):
+    return F.pad(tokens_of(x), (2, 2), mode="reflect").transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+def resampled_channels(x):
+    return F.interpolate(tokens_of(x), size=8, mode="linear").transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+def padded_rows(x):
+    rows = F.pad(x.flatten(2), (1, 1), mode="replicate")[..., 1:-1]
+    return F.interpolate(rows, size=64, mode="nearest-exact").unflatten(2, x.shape[2:])
+
+
+def distances(x):
+    return torch.cdist(tokens_of(x), tokens_of(x)[:, :4]).transpose(1, 2).unflatten(2, x.shape[2:])
+
+
 OPERATIONS = {
+    "put at places": (put_at_places, 12),
+    "put by mask": (put_by_mask, 12),
+    "scatter": (scattered, 12),
+    "added at places": (added_at_places, 12),
+    "out": (written_to_memory, 12),
+    "padded with channels": (padded_with_channels, 12),
+    "resampled channels": (resampled_channels, 8),
+    "padded rows": (padded_rows, 8),
+    "distances": (distances, 4),
+    "gated": (lambda x: F.glu(x, 1), 4),
+    "vdot": (lambda x: x * torch.vdot(x.mean((0, 2, 3)), x.amax((0, 2, 3))), 8),
+    "unpooled": (lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2), 8),
+    "random slope": (F.rrelu, 8),
+    "cumulative": (lambda x: x.logcumsumexp(2) + x.cummax(3).values, 8),
     "RMS norm": (root_mean_square, 8),
     "masked attention": (masked_attention, 8),
     "number of elements": (counted, 8),
     "bytes": (lambda x: x.view(torch.int64).view(x.dtype), 8),
     "diagonal": (lambda x: x + x.diagonal(dim1=2, dim2=3).unsqueeze(-1), 8),
     "larger of two": (lambda x: torch.max(x, x.flip(3)), 8),
-    "no rule": (lambda x: x.cummax(2).values, 8),
+    "no rule": (lambda x: x.renorm(2, 0, 5.0), 8),
     "split by length": (lambda x: torch.cat(x.split(4, 1)[::-1], 1), 8),
     "split and multiply": (unbound, 4),
     "im2col": (im2col, 72),
@@ -215,6 +290,23 @@ def test_slim_is_exact_and_narrower(name, rate):
     slim = split.slim(model)
     assert slim(torch.randn(3, 3, 8, 8)).shape == (3, 5)
     assert slim.second.out_channels < 12
+
+
+def test_bags_of_embeddings():
+    class Bags(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bags, self.head = nn.EmbeddingBag(10, 16), nn.Linear(16, 3)
+
+        def forward(self, tokens):
+            return self.head(self.bags(tokens))
+
+    model, tokens = Bags(), torch.randint(0, 10, (4, 5))
+    slim = KELS(0.5, example_input=tokens).slim(model)
+    assert slim.bags.weight.shape == (10, 8)
+    with torch.no_grad():
+        model.head.weight[:, 8:] = 0
+    assert torch.allclose(slim(tokens), model(tokens), atol=1e-6)
 
 
 @pytest.mark.parametrize(
