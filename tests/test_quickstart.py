@@ -25,7 +25,6 @@ def first_runs(monkeypatch):
 
 def test_tables_and_files(first_runs, tmp_path):
     runs, _ = first_runs
-    part = runs.Part("toy", "A toy", 1.0, lambda *_: [])
     found = [runs.Run("a", 0, {"score": 1.0}), runs.Run("a", 1, {"score": 2.0}), runs.Run("b", 0, {"score": 3.25})]
     assert runs.table(found).splitlines() == [
         "|   | score     |",
@@ -33,7 +32,8 @@ def test_tables_and_files(first_runs, tmp_path):
         "| a | 1.5 ± 0.7 |",
         "| b | 3.2       |",
     ]
-    runs.save({part: found, runs.Part("none", "Nothing to tell", 1.0, lambda *_: []): []}, tmp_path, "About it.")
+    parts = {"toy": runs.Found("A toy", found), "none": runs.Found("Nothing to tell", [])}
+    runs.save(parts, tmp_path, "About it.")
     assert (tmp_path / "quickstart.md").read_text() == f"# Quickstart\n\nAbout it.\n\n## A toy\n\n{runs.table(found)}\n"
     with (tmp_path / "quickstart.csv").open(newline="") as file:
         rows = list(csv.reader(file))
@@ -68,15 +68,16 @@ def test_the_nearest_of_the_same_class_are_framed(first_runs):
 @pytest.mark.slow
 def test_a_part_comes_out_the_same_twice(tmp_path):
     command = [sys.executable, str(EXAMPLES / "quickstart.py"), "svmax", "--seeds", "1", "--out"]
-    for name in ("once", "again"):
-        done = subprocess.run([*command, str(tmp_path / name)], capture_output=True, text=True, check=True)
+    for name, processes in (("once", "1"), ("again", "2")):
+        own = [*command, str(tmp_path / name), "--processes", processes]
+        done = subprocess.run(own, capture_output=True, text=True, check=True)
         bars = done.stderr.replace("\r", "\n").split("\n")
         assert all("left" in line for line in bars if line.strip())  # no host's warnings
         assert "100%" in bars[-2]
         assert "| N-pairs + SVMax |" in done.stdout
         files = {path.name for path in (tmp_path / name).iterdir()}
-        assert files == {"quickstart.md", "quickstart.csv", "singular_values.csv", "svmax.png"}
-    for name in ("quickstart.csv", "singular_values.csv"):
+        assert files == {"quickstart.md", "quickstart.csv", "singular_values_0.csv", "svmax_0.png"}
+    for name in ("quickstart.csv", "singular_values_0.csv"):
         assert (tmp_path / "once" / name).read_text() == (tmp_path / "again" / name).read_text()
 
 
@@ -87,7 +88,7 @@ def test_all_parts_run(tmp_path):
     assert "attention_maps.png" in done.stdout
     assert all("left" in line for line in done.stderr.replace("\r", "\n").split("\n") if line.strip())
     with (tmp_path / "quickstart.csv").open(newline="") as file:
-        assert {row["part"] for row in csv.DictReader(file)} == {"svmax", "two_head", "evolution"}
+        assert {row["part"] for row in csv.DictReader(file)} == {"svmax", "two_head", "knowledge_evolution"}
 
 
 def test_an_unknown_part_is_refused():

@@ -1,12 +1,10 @@
-"""What a part of the quickstart is, and the tables of what it found."""
+"""What a part of the quickstart finds, and its tables."""
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-
-Advance = Callable[[float], object]  # called with the share of a part that has been done since the last call
 
 
 @dataclass(frozen=True)
@@ -19,20 +17,11 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part of the quickstart.
+class Found:
+    """What a part found: the title of its table, and its runs, none where there is nothing to count."""
 
-    Attributes:
-        name: on the command line.
-        title: of its table.
-        seconds: about as long as it takes, its share of the progress bar.
-        run: trains for every seed, and writes figures into a folder.
-    """
-
-    name: str
     title: str
-    seconds: float
-    run: Callable[[Sequence[int], Path, Advance], list[Run]]
+    runs: list[Run]
 
 
 def by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -60,14 +49,14 @@ def estimate(values: Sequence[float]) -> str:
     return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
-def save(found: dict[Part, list[Run]], folder: Path, about: str) -> None:
+def save(found: Mapping[str, Found], folder: Path, about: str) -> None:
     """Write the tables as Markdown, and every number as CSV."""
-    tables = [f"## {part.title}\n\n{table(runs)}\n" for part, runs in found.items() if runs]
+    tables = [f"## {part.title}\n\n{table(part.runs)}\n" for part in found.values() if part.runs]
     (folder / "quickstart.md").write_text("\n".join([f"# Quickstart\n\n{about}\n", *tables]))
     with (folder / "quickstart.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["part", "method", "seed", "measure", "value"])
-        for part, runs in found.items():
-            for run in runs:
+        for name, part in found.items():
+            for run in part.runs:
                 for measure, value in run.measures.items():
-                    writer.writerow([part.name, run.method, run.seed, measure, f"{value:.6g}"])
+                    writer.writerow([name, run.method, run.seed, measure, f"{value:.6g}"])
