@@ -124,14 +124,13 @@ def slim_figure(results: Results, published: Results) -> Figure:
     return figure
 
 
-def together_figure(results: Results) -> Figure:
-    """Draw the differences from the plain metric loss in retrieval of new classes, on the data that were run."""
+def together_figure(results: Results, *shown: str) -> Figure:
+    """Draw the differences from the plain metric loss in retrieval of new classes, on some data."""
     measure, control = "R@1, new classes", "triplet, semi-hard"
-    run = [data for data in together.BATCHES if results.values(measure, {"data": data})]
-    figure, axes = panels(1, 5.4, 2.4, rows=max(1, len(run)))
-    for axis, data in zip(axes, run, strict=False):
+    figure, axes = panels(1, 5.4, 2.4, rows=len(shown))
+    for axis, data in zip(axes, shown, strict=True):
         own = {m: results.values(measure, {"data": data, "method": m}) for m in together.METHODS}
-        level = own.pop(control)
+        level, own = own.pop(control), {method: values for method, values in own.items() if values}
         differences(axis, list(own), list(own.values()), level)
         axis.set(title=data, xlabel="R@1 beyond the triplet loss, points")
     return figure
@@ -166,6 +165,7 @@ def figures(folder: Path) -> dict[str, Callable[[], Figure]]:
         "two_head.png": lambda: head_figure(Results.load(folder, "two_head")),
         "knowledge_evolution.png": lambda: evolution_figure(few, PLAIN, STRONG),
         "knowledge_evolution_slim.png": lambda: slim_figure(slim, Results.load(folder, "evolution_published")),
-        "all_together.png": lambda: together_figure(all_parts),
+        "all_together.png": lambda: together_figure(all_parts, together.GLYPHS),
+        "all_together_few.png": lambda: together_figure(all_parts, "digits", "Fashion-MNIST"),
         "l2_caf.png": lambda: map_figure(Results.load(folder, "l2_caf_photographs"), Results.load(folder, "l2_caf")),
     }
