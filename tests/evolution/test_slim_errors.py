@@ -4,6 +4,7 @@ import ast
 import copy
 import inspect
 import pickle
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,21 @@ def test_a_slim_network_that_goes_another_way(inner):
     """A width decides what is computed, by a plain integer that nobody sees."""
     with pytest.raises(TracingError, match=r"another way.*test_slim_errors.py:\d+.*not range\(\), len\(\)"):
         KELS(0.5, example_input=AT3).slim(small(inner))
+
+
+@lru_cache
+def positions(width):
+    return torch.arange(1.0, width + 1).mul(2).sum()
+
+
+class AddsCached(nn.Linear):
+    def forward(self, x):
+        return super().forward(x + positions(8))
+
+
+def test_a_cache_beside_the_model_is_no_other_way():
+    split, model = KELS(0.5, example_input=AT3), small(AddsCached)
+    assert [split.slim(model)[2].in_features for _ in range(2)] == [4, 4]
 
 
 class DividesEvenly(nn.Linear):

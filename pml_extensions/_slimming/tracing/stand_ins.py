@@ -44,6 +44,11 @@ def stand_in(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.zeros((), dtype=dtype).expand(tuple(shape))
 
 
+def is_stand_in(tensor: Tensor) -> bool:
+    """Tell whether a tensor, of one dimension or more, looks like a stand-in."""
+    return tensor.ndim > 0 and not any(tensor.stride())
+
+
 def without_values(tensor: Tensor) -> bool:
     """Tell whether only the shape of an input matters: the values of integers and booleans are used."""
     return tensor.is_floating_point() or tensor.is_complex() or tensor.is_meta

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pml_extensions._slimming.locations import where
-from pml_extensions._slimming.tracing.stand_ins import tensors_in
+from pml_extensions._slimming.tracing.stand_ins import is_stand_in, tensors_in
 
 __all__ = ["Way", "parting"]
 
@@ -21,7 +21,10 @@ _LAYOUT = {aten.clone, aten.contiguous, aten._unsafe_view, aten.copy_}  # what v
 
 
 class Way:
-    """An observer that notes operations and where they are, leaving out those that only look at memory otherwise."""
+    """An observer that notes the operations that give stand-ins, beside those that only look at memory otherwise.
+
+    What depends on none may come from a cache that outlives a pass, as tables of positions do.
+    """
 
     def __init__(self) -> None:
         self.steps: list[str] = []
@@ -31,7 +34,7 @@ class Way:
         """Note one operation."""
         packet = func.overloadpacket
         views = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
-        if tensors_in(out) and not views and packet not in _LAYOUT:
+        if any(map(is_stand_in, tensors_in(out))) and not views and packet not in _LAYOUT:
             self.steps.append(_ALIKE.get(packet, str(packet)))
             self.places.append(where())
 
