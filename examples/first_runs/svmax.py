@@ -27,7 +27,7 @@ LOSSES = {
     WITHOUT: NPairsLoss,
     WITH: lambda: NPairsLoss(embedding_regularizer=SVMaxRegularizer(), embedding_reg_weight=1.0),
 }
-EMBEDDING_SIZE = 64
+SIZE, EMBEDDING_SIZE = 24, 64
 BATCH_SIZE, PER_CLASS = 96, 4
 STEPS, LEARNING_RATE = 100, 0.1
 TITLE = f"SVMax: retrieval of characters never seen, learning rate {LEARNING_RATE}"
@@ -74,7 +74,7 @@ def retrieval(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
 
 def run(seed: int, folder: Path) -> list[Run]:
     """Train without and with the term, measure on new characters, and draw what came out."""
-    seen, unseen = Glyphs.load().distinct().halves(seed)
+    seen, unseen = Glyphs.load(SIZE).distinct().halves(seed)
     runs, spectra, embedded = [], {}, {}
     for method, make in LOSSES.items():
         model, spectra[method] = train(make(), seen, seed)
