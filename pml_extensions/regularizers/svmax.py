@@ -55,8 +55,8 @@ class SVMaxRegularizer(BaseRegularizer):
         TypeError: embeddings are not a floating-point tensor.
 
     Examples:
-        >>> from pytorch_metric_learning.losses import ContrastiveLoss
-        >>> loss = ContrastiveLoss(embedding_regularizer=SVMaxRegularizer(), embedding_reg_weight=1.0)
+        >>> from pytorch_metric_learning.losses import NPairsLoss
+        >>> loss = NPairsLoss(embedding_regularizer=SVMaxRegularizer(), embedding_reg_weight=1.0)
     """
 
     def __init__(
