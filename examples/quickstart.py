@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-import torch
 from first_runs.runs import Found, save, table
 from joblib import Parallel, delayed
 from tqdm import tqdm
@@ -40,6 +39,8 @@ def options() -> argparse.Namespace:
 
 def work(part: str, seed: int, folder: Path, threads: int) -> Found:
     """Run a part for a seed."""
+    import torch  # the process that only waits for others is spared it
+
     module = import_module(f"first_runs.{part}")
     torch.set_num_threads(threads)
     return Found(module.TITLE, module.run(seed, folder))
