@@ -83,7 +83,9 @@ BATCHES = {
     "spread": lambda n: torch.randn(n, 6),
     "double": lambda n: torch.randn(n, 6).double(),
     "nearly collapsed": lambda n: torch.ones(6) + 1e-3 * torch.randn(n, 6),
-    "duplicates": lambda n: torch.randn(9, 6)[torch.randint(9, (n,))],
+    "duplicates": lambda n: (
+        (4 * torch.randn(9, 6)).round()[torch.randint(9, (n,))] / 4
+    ),  # ties are ties on any processor
 }
 
 
