@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from pml_extensions._slimming.algebra.axes import Axes, Axis, size
 from pml_extensions._slimming.algebra.integers import Expression, Size, TracedInt, plain
 from pml_extensions._slimming.locations import TracingError
-from pml_extensions._slimming.tracing import value_rules, view_rules  # noqa: F401  # view_rules enters its rules
+from pml_extensions._slimming.tracing import index_rules, value_rules, view_rules  # noqa: F401  # they enter their rules
 from pml_extensions._slimming.tracing.calls import RULES, Call
 from pml_extensions._slimming.tracing.size_rules import FREE, USES, Use
 from pml_extensions._slimming.tracing.stand_ins import (

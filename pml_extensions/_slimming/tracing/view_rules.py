@@ -1,10 +1,8 @@
 """Rules of the operations that move, split, join and pick dimensions."""
 
-import torch
-
 from pml_extensions._slimming.algebra.axes import Axes, Axis, concatenate, is_frozen, new_axis, resolve, size
 from pml_extensions._slimming.algebra.unification import split_at
-from pml_extensions._slimming.tracing.calls import Call, add_operand, aten, rule, tensors
+from pml_extensions._slimming.tracing.calls import Call, aten, rule
 
 
 @rule(aten.view, aten._unsafe_view, aten._reshape_alias, aten.reshape)
@@ -235,72 +233,6 @@ def _channel_shuffle(call: Call) -> Axes:
     return [batch, resolve((*each, *groups)), *space]
 
 
-@rule(aten.index)
-def _index(call: Call) -> Axes:
-    places, free = _indexed(call)
-    axes = call.axes()
-    new = [call.frozen(n, "indices") for n in _indexed_lengths(call, len(free), places, free)]
-    front = [d for d in free if _adjacent(places, free) and d < places[0]]
-    return [axes[d] for d in front] + new + [axes[d] for d in free if d not in front]
-
-
-def _indexed(call: Call) -> tuple[list[int], list[int]]:
-    """Return where each index begins and which dimensions have none; what is indexed keeps its size."""
-    axes, indices = call.axes(), call["indices"]
-    spans = [tensors(i)[0].ndim if i is not None and i.dtype == torch.bool else 1 for i in indices]
-    places, free, d = [], [], 0
-    for index, span in zip(indices, spans, strict=True):
-        if index is None:
-            free.append(d)
-        else:
-            places.append(d)
-            for axis in axes[d : d + span]:
-                call.freeze(axis, "it is indexed")
-        d += span
-    free.extend(range(d, len(axes)))
-    return places, free
-
-
-def _adjacent(places: list[int], free: list[int]) -> bool:
-    return not any(places[0] < d < places[-1] for d in free)
-
-
-def _indexed_lengths(call: Call, kept: int, places: list[int], free: list[int]) -> list[int]:
-    """Return the lengths that the index tensors put into the result, where they stand in it."""
-    start = sum(d < places[0] for d in free) if _adjacent(places, free) else 0
-    return list(call.out.shape[start : start + call.out.ndim - kept])
-
-
-@rule(aten.index_select, aten.gather, aten.take_along_dim)
-def _pick(call: Call) -> Axes:
-    axes, d = call.axes(), call.dim()
-    call.freeze(axes[d], "it is indexed")
-    index = call.trace.axes(call["index"])
-    out = []
-    for i, length in enumerate(call.out.shape):
-        if i == d:
-            out.append(call.frozen(length, "indices"))
-        elif call.func.overloadpacket is aten.index_select:
-            out.append(axes[i])
-        else:
-            out.append(call.unify(index[i], axes[i]) if size(axes[i]) == length else call.frozen(length, "indices"))
-    return out
-
-
-@rule(aten.masked_select)
-def _masked_select(call: Call) -> Axes:
-    """Keep the last axes, along which the mask is spread; the places that it picks stand before them."""
-    axes, mask = call.axes(), call["mask"]
-    spread = 0
-    while spread < min(len(axes), mask.ndim) and mask.shape[-1 - spread] == 1:
-        spread += 1
-    kept = axes[len(axes) - spread :]
-    for axis in axes[: len(axes) - spread]:
-        call.freeze(axis, "single entries of it are picked")
-    whole: Axis = sum(kept, ())
-    return [(*call.frozen(call.out.shape[0] // size(whole), "indices"), *whole)]
-
-
 @rule(aten._pack_padded_sequence)
 def _pack(call: Call) -> list[Axes]:
     axes, (data, counts) = call.axes("input"), call.out
@@ -314,60 +246,6 @@ def _pad_packed(call: Call) -> list[Axes]:
     padded, lengths = call.out
     counts = [call.frozen(n, "it counts steps and sequences") for n in padded.shape[:2]]
     return [[*counts, *call.axes("data")[1:]], [call.frozen(len(lengths), "sequences")]]
-
-
-@rule(aten.index_put, aten.index_put_)
-def _index_put(call: Call) -> Axes:
-    """Tie what is written to the dimensions without an index, which stand where they would if they were read."""
-    axes, (places, free) = call.axes(), _indexed(call)
-    picked: Axes = [()] * max(1 if t.dtype == torch.bool else t.ndim for t in tensors(call["indices"]))
-    front = [d for d in free if _adjacent(places, free) and d < places[0]]
-    around = [axes[d] for d in front], [axes[d] for d in free if d not in front]
-    add_operand(call, [*around[0], *picked, *around[1]], call["values"])
-    call.trace.produce(call["values"])
-    return axes
-
-
-@rule(aten.scatter, aten.scatter_, aten.scatter_add, aten.scatter_add_, aten.scatter_reduce, aten.scatter_reduce_)
-def _scatter(call: Call) -> Axes:
-    """Beside the dimension that is indexed, index and source are as the tensor, or begin as it does."""
-    axes, indexed = call.axes(), call.dim()
-    call.freeze(axes[indexed], "it is indexed")
-    for operand in tensors([call["index"], call.get("src")]):
-        for d, other in enumerate(call.trace.axes(operand)):
-            if d != indexed and operand.shape[d] == size(axes[d]):
-                call.unify(axes[d], other)
-            elif d != indexed:
-                call.freeze(axes[d], "a part of it is written to")
-                call.freeze(other, "it is written to a part")
-    return axes
-
-
-@rule(aten.index_add, aten.index_add_, aten.index_copy, aten.index_copy_)
-def _index_add(call: Call) -> Axes:
-    axes, indexed = call.axes(), call.dim()
-    call.freeze(axes[indexed], "it is indexed")
-    for d, other in enumerate(call.axes("source")):
-        if d != indexed:
-            call.unify(axes[d], other)
-    return axes
-
-
-@rule(aten.embedding)
-def _embedding(call: Call) -> Axes:
-    vocabulary, width = call.axes("weight")
-    call.freeze(vocabulary, "it is indexed")
-    call.trace.produce(call["weight"])
-    return [*call.axes("indices"), width]
-
-
-@rule(aten._embedding_bag, aten._embedding_bag_forward_only)
-def _embedding_bag(call: Call) -> list[Axes]:
-    bags, *others = call.out
-    vocabulary, width = call.axes("weight")
-    call.freeze(vocabulary, "it is indexed")
-    call.trace.produce(call["weight"])
-    return [[call.frozen(len(bags), "bags"), width], *([call.frozen(n, "bags") for n in t.shape] for t in others)]
 
 
 @rule(aten.sort, aten.topk, aten.kthvalue)
