@@ -47,22 +47,23 @@ def test_tables_and_files(first_runs, tmp_path):
 
 def test_the_nearest_of_the_same_class_are_framed(first_runs):
     _, svmax = first_runs
-    from matplotlib.colors import to_rgba
-    from matplotlib.figure import Figure
+    from matplotlib.colors import to_rgb
     from studies.glyphs import Glyphs
 
     labels = torch.arange(4).repeat_interleave(6)
     embeddings = torch.nn.functional.normalize(torch.eye(4)[labels] + 0.01 * torch.randn(24, 4))
     embeddings[0] = embeddings[6]  # the first image lies among those of another class
     images = Glyphs(torch.zeros(24, 1, 8, 8), labels, torch.zeros(24, dtype=torch.long), "abcd")
-    place = Figure().add_gridspec(1, 1)[0]
-    axes = svmax.nearest(place, embeddings, images, torch.tensor([0, 13] * (svmax.QUERIES // 2)))
+    picture = svmax.nearest(embeddings, images, torch.tensor([0, 13]))
+    side = 8 + 2 * svmax.FRAME + 1  # and a line between
+    assert picture.shape == (3, 2 * side + 1, 6 * side + 1)
+    corners = picture[:, 1::side, 1::side]
 
     def framed(row):
-        return [axis.spines["left"].get_edgecolor() == to_rgba(svmax.RIGHT) for axis in row]
+        return [torch.equal(corner, torch.tensor(to_rgb(svmax.RIGHT))) for corner in corners[:, row].T]
 
-    assert framed(axes[0]) == [False] * 6
-    assert framed(axes[1]) == [False] + [True] * 5
+    assert framed(0) == [False] * 6
+    assert framed(1) == [False] + [True] * 5
 
 
 @pytest.mark.slow

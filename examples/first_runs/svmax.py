@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from first_runs.runs import Run
 from first_runs.seeding import set_seed
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.gridspec import SubplotSpec
 from pytorch_metric_learning.distances import CosineSimilarity
 from pytorch_metric_learning.losses import NPairsLoss
 from pytorch_metric_learning.samplers import MPerClassSampler
@@ -19,6 +19,7 @@ from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import CustomKNN
 from studies.glyphs import Glyphs, permutation
 from torch import Tensor, nn
+from torchvision.utils import make_grid
 
 from pml_extensions.regularizers import SVMaxRegularizer, effective_rank
 
@@ -33,7 +34,7 @@ STEPS, LEARNING_RATE = 100, 0.1
 TITLE = f"SVMax: retrieval of characters never seen, learning rate {LEARNING_RATE}"
 QUERIES, NEIGHBOURS = 10, 5
 SHOWN = (1, 2, 3, 5, 9, 17, 33, EMBEDDING_SIZE)  # which singular values
-RIGHT = "#2a9d3a"
+FRAME, RIGHT, OTHER = 2, "#2a9d3a", "lightgrey"  # pixels around an image, and their colours
 
 
 def train(loss: nn.Module, data: Glyphs, seed: int) -> tuple[nn.Module, Tensor]:
@@ -99,21 +100,19 @@ def save(spectra: dict[str, Tensor], path: Path) -> None:
 def picture(spectra: dict[str, Tensor], embedded: dict[str, Tensor], unseen: Glyphs) -> Figure:
     """Draw the singular values of the batches, and the nearest images of some new characters, without and with."""
     figure = Figure(figsize=(9, 8.2), layout="constrained")
-    rows = figure.add_gridspec(2, 1, height_ratios=(1, 2))
-    singular_values(rows[0], spectra)
+    above, below = figure.subfigures(2, 1, height_ratios=(1, 2))
+    singular_values(above.subplots(1, len(spectra), sharey=True), spectra)
     many = (unseen.labels.bincount() > NEIGHBOURS)[unseen.labels].nonzero()[:, 0]
     queries = many[permutation(len(many), seed=0)[:QUERIES]]
-    sides = rows[1].subgridspec(1, 2, wspace=0.08)
-    for side, (method, embeddings) in zip((sides[0, 0], sides[0, 1]), embedded.items(), strict=True):
-        axes = nearest(side, embeddings, unseen, queries)
-        axes[0, 0].set_title("new", fontsize="small")
-        axes[0, 3].set_title(f"nearest, {method}", fontsize="small")
+    for axis, (method, embeddings) in zip(below.subplots(1, len(embedded)), embedded.items(), strict=True):
+        axis.imshow(nearest(embeddings, unseen, queries).permute(1, 2, 0).numpy())
+        axis.set_title(f"new characters, and the nearest images: {method}", fontsize="small")
+        axis.axis("off")
     return figure
 
 
-def singular_values(place: SubplotSpec, spectra: dict[str, Tensor]) -> None:
+def singular_values(axes: np.ndarray, spectra: dict[str, Tensor]) -> None:
     """Draw some singular values of every batch, a panel a method."""
-    axes = place.subgridspec(1, len(spectra)).subplots(sharey=True)
     for axis, (method, values) in zip(axes, spectra.items(), strict=True):
         for order, index in enumerate(SHOWN):
             colour = mpl.colormaps["viridis"](order / len(SHOWN))
@@ -124,14 +123,15 @@ def singular_values(place: SubplotSpec, spectra: dict[str, Tensor]) -> None:
     axes[-1].legend(title="largest = 1", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
 
 
-def nearest(place: SubplotSpec, embeddings: Tensor, unseen: Glyphs, queries: Tensor) -> np.ndarray:
-    """Draw queries and their nearest images, those of the same character framed; return the axes."""
+def nearest(embeddings: Tensor, unseen: Glyphs, queries: Tensor) -> Tensor:
+    """Return a picture, (3, height, width): a row has a query and its nearest images, those of its character framed."""
     similar = (embeddings[queries] @ embeddings.T).scatter(1, queries[:, None], -2)
-    axes = place.subgridspec(QUERIES, NEIGHBOURS + 1, wspace=0.05, hspace=0.05).subplots()
-    for row, query, found in zip(axes, queries, similar.topk(NEIGHBOURS).indices, strict=True):
-        for axis, image in zip(row, [query, *found], strict=True):
-            axis.imshow(unseen.images[image, 0].numpy(), cmap="gray_r", vmin=-1, vmax=1)
-            axis.set(xticks=[], yticks=[])
-            right = image != query and unseen.labels[image] == unseen.labels[query]
-            axis.spines[:].set(color=RIGHT if right else "lightgrey", linewidth=2.5 if right else 0.5)
-    return axes
+    shown = torch.cat([queries[:, None], similar.topk(NEIGHBOURS).indices], dim=1)
+    right = unseen.labels[shown] == unseen.labels[queries, None]
+    colours = torch.tensor([to_rgb(OTHER), to_rgb(RIGHT)])[right.long()]
+    colours[:, 0] = 1  # the queries have no frame
+    images = (1 - unseen.images[shown.flatten()]) / 2  # ink is black
+    height, width = (side + 2 * FRAME for side in images.shape[2:])
+    tiles = colours.view(-1, 3, 1, 1).repeat(1, 1, height, width)
+    tiles[:, :, FRAME:-FRAME, FRAME:-FRAME] = images
+    return make_grid(tiles, nrow=1 + NEIGHBOURS, padding=1, pad_value=1)
