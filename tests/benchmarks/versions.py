@@ -51,7 +51,7 @@ def versions(python: Path) -> str:
 def outcome(python: Path, part: str) -> str:
     """Return pytest's last line, such as '161 passed'."""
     paths = {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = [str(python), "-m", "pytest", part, "-q", "--no-cov", "-p", "no:cacheprovider", "--tb=line"]
+    run = [str(python), "-m", "pytest", part, "-q", "-p", "no:cacheprovider", "--tb=line"]
     done = subprocess.run(run, cwd=ROOT, env=paths, capture_output=True, text=True, check=False)
     lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines() or ["nothing"]
     return re.sub(r" in [\d.]+s.*", "", lines[-1]).strip("= ")

@@ -231,6 +231,6 @@ def test_l2_caf_does_not_see_sign_scale_or_order(seed, b, target, scale):
 @pytest.mark.slow
 def test_two_thousand_examples_of_each():
     environment = {**os.environ, "HYPOTHESIS_PROFILE": "2000 examples"}
-    run = [sys.executable, "-m", "pytest", __file__, "-q", "--no-cov", "-p", "no:cacheprovider"]
+    run = [sys.executable, "-m", "pytest", __file__, "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(run, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-5000:]
