@@ -4,8 +4,9 @@ CONTRIBUTING.md lists every such name with its replacement in version 3.
 """
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,11 +18,14 @@ from pytorch_metric_learning.utils import distributed
 from pytorch_metric_learning.utils.module_with_records_and_reducer import ModuleWithRecordsAndReducer
 from torch import Tensor
 
+from pml_extensions._settings import check_flag, check_number
+
 __all__ = [
     "ModuleWithRecordsAndReducer",
     "TrainWithClassifier",
     "TripletIndices",
     "as_triplets",
+    "check_parts",
     "enclosing_loss_wrapper",
     "has_matrix",
     "has_own_shapes",
@@ -52,22 +56,85 @@ class TripletIndices(NamedTuple):
     negatives: Tensor
 
 
-def as_triplets(indices_tuple: Any) -> TripletIndices:
-    """Return triplets as they are, and pairs joined at their anchors; raise if ``indices_tuple`` is neither."""
-    is_list = isinstance(indices_tuple, tuple | list) and all(isinstance(column, Tensor) for column in indices_tuple)
-    if not is_list or len(indices_tuple) not in {3, 4}:
+def as_triplets(indices_tuple: Any, embeddings: Tensor, references: Tensor) -> TripletIndices:
+    """Return triplets as they are, and pairs joined at their anchors; raise if ``indices_tuple`` is neither.
+
+    Args:
+        indices_tuple: what a miner returned.
+        embeddings: what the anchors are rows of.
+        references: what positives and negatives are rows of.
+    """
+    is_list = isinstance(indices_tuple, tuple | list) and len(indices_tuple) in {3, 4}
+    if not is_list or not all(isinstance(column, Tensor) for column in indices_tuple):
         got = (
-            f"{len(indices_tuple)} entries" if isinstance(indices_tuple, tuple | list) else type(indices_tuple).__name__
+            f"{len(indices_tuple)} entries, {', '.join(type(column).__name__ for column in indices_tuple) or 'none'}"
+            if isinstance(indices_tuple, tuple | list)
+            else type(indices_tuple).__name__
         )
         raise TypeError(
             "indices_tuple must be three tensors, (anchors, positives, negatives), or four, (anchors, positives, "
             f"anchors, negatives), as a miner returns them; got {got}"
         )
-    if len(indices_tuple) == 3:
-        return TripletIndices(*indices_tuple)
-    anchors, positives, other_anchors, negatives = indices_tuple
-    of_positive, of_negative = torch.where(anchors.unsqueeze(1) == other_anchors)
-    return TripletIndices(anchors[of_positive], positives[of_positive], negatives[of_negative])
+    rows = [embeddings, references, references] if len(indices_tuple) == 3 else [embeddings, references] * 2
+    columns = [_indices(*entry) for entry in zip(indices_tuple, rows, strict=True)]
+    lengths = list(map(len, columns))
+    if len(set(lengths)) > 1 and (len(columns) == 3 or lengths[0] != lengths[1] or lengths[2] != lengths[3]):
+        raise ValueError(f"indices_tuple must be tensors of one length for each triplet or pair, got lengths {lengths}")
+    if len(columns) == 3:
+        return TripletIndices(*columns)
+    of_positives, positives, of_negatives, negatives = columns
+    positive, negative = torch.where(of_positives.unsqueeze(1) == of_negatives)
+    return TripletIndices(of_positives[positive], positives[positive], negatives[negative])
+
+
+def _indices(column: Tensor, rows: Tensor) -> Tensor:
+    """Return a column of indices, where the rows are; one out of range on a GPU, torch tells without a wait."""
+    if column.ndim != 1 or column.is_floating_point() or column.is_complex() or column.dtype == torch.bool:
+        raise TypeError(
+            f"indices_tuple must be tensors of integers of shape (t,), got {column.dtype} of {tuple(column.shape)}"
+        )
+    if column.device.type == "cpu" and len(column):
+        least, most = (int(end) for end in column.aminmax())
+        if least < 0 or most >= len(rows):
+            raise ValueError(
+                f"indices_tuple must name rows from 0 to {len(rows) - 1}, got {least} to {most}; positives and "
+                "negatives are rows of ref_emb where it is given"
+            )
+    return column.to(rows.device, torch.long)
+
+
+def check_parts(settings: Mapping[str, Any]) -> None:
+    """Raise unless what a constructor hands on to the host is what the host will make of it.
+
+    A class in the place of an object is not told here, but by ``checked_constructor``.
+    """
+    for name, what, fits in (
+        ("distance", "a distance of pytorch-metric-learning, such as CosineSimilarity()", _is_distance),
+        ("reducer", "a reducer of pytorch-metric-learning, such as MeanReducer()", partial(_takes, count=3)),
+        ("embedding_regularizer", "a regularizer, such as SVMaxRegularizer()", partial(_takes, count=1)),
+    ):
+        value = settings.get(name)
+        if value is not None and not isinstance(value, type) and not fits(value):
+            got = repr(value) if isinstance(value, str) else getattr(value, "__name__", type(value).__name__)
+            raise TypeError(f"{name} must be {what}, got {got}")
+    if settings.get("embedding_regularizer") is not None or settings.get("embedding_reg_weight") is not None:
+        check_number("embedding_reg_weight", settings.get("embedding_reg_weight", 1))
+    if settings.get("collect_stats") is not None:
+        check_flag("collect_stats", settings["collect_stats"])
+
+
+def _is_distance(value: Any) -> bool:
+    return callable(value) and hasattr(value, "is_inverted")
+
+
+def _takes(value: Any, count: int) -> bool:
+    """Return whether a value can be called with so many arguments."""
+    call = getattr(value, "forward", value)
+    try:
+        inspect.signature(call).bind(*[None] * count)
+    except (TypeError, ValueError):  # it is not callable, takes others, or does not tell
+        return False
+    return True
 
 
 def reduced(value: Any) -> dict[str, Any]:

@@ -7,13 +7,23 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-__all__ = ["check_integer", "check_model", "check_number", "check_object", "check_rate"]
+__all__ = ["check_flag", "check_integer", "check_model", "check_number", "check_object", "check_rate"]
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raise unless a setting is True or False."""
+    if isinstance(value, str) or value not in (0, 1):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
 def check_number(name: str, value: Any) -> None:
     """Raise unless a setting is a finite number; a tensor of one element will do."""
     if isinstance(value, bool | str) or not isinstance(value, numbers.Real | Tensor):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if isinstance(value, Tensor):
+        if value.numel() != 1 or value.is_complex():
+            raise TypeError(f"{name} must be one real number, got a tensor {value.dtype} of shape {tuple(value.shape)}")
+        value = value.detach()
     if not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value}")
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pml_extensions._host import has_own_shapes
@@ -25,16 +26,19 @@ def check_batch(distance: Any, embeddings: Any, labels: Any, ref_emb: Any = None
         check_labels(batch, classes, what)
     if own_shapes:
         distance.check_shapes(embeddings, ref_emb)
-    elif is_shipped(distance) and ref_emb is not None and ref_emb.shape[1] != embeddings.shape[1]:
-        raise ValueError(
-            f"ref_embeddings must be as wide as embeddings, got {ref_emb.shape[1]} columns for {embeddings.shape[1]}"
-        )
+    elif is_shipped(distance) and ref_emb is not None:
+        if ref_emb.shape[1] != embeddings.shape[1]:
+            width, others = embeddings.shape[1], ref_emb.shape[1]
+            raise ValueError(f"ref_embeddings must be as wide as embeddings, got {others} columns for {width}")
+        check_device("ref_embeddings", ref_emb, "embeddings", embeddings)
 
 
 def check_embeddings(embeddings: Any, what: str = "") -> None:
     """Raise if the embeddings are no floating-point tensor, or only one number."""
     if not isinstance(embeddings, Tensor) or not embeddings.is_floating_point():
         raise TypeError(f"{what}embeddings must be a floating-point tensor, got {kind(embeddings)}")
+    if embeddings.layout != torch.strided:
+        raise TypeError(f"{what}embeddings must be dense, got {embeddings.layout}; use embeddings.to_dense()")
     if not embeddings.ndim:
         check_matrix(embeddings, what)
 
@@ -45,6 +49,8 @@ def check_labels(embeddings: Tensor, labels: Any, what: str = "") -> None:
         return
     if not isinstance(labels, Tensor):
         raise TypeError(f"{what}labels must be a tensor of integers, got {kind(labels)}; use torch.tensor(labels)")
+    if labels.layout != torch.strided:
+        raise TypeError(f"{what}labels must be dense, got {labels.layout}; use labels.to_dense()")
     if labels.ndim != 1:
         raise ValueError(f"{what}labels must have shape (batch,), got {tuple(labels.shape)}; pass class numbers")
     if len(labels) != len(embeddings):
@@ -57,8 +63,17 @@ def check_labels(embeddings: Tensor, labels: Any, what: str = "") -> None:
 
 def check_matrix(embeddings: Tensor, what: str = "") -> None:
     """Raise unless the embeddings are a matrix, one row for each sample."""
-    if embeddings.ndim != 2:
+    if embeddings.ndim != 2 or not embeddings.shape[1]:
         raise ValueError(f"{what}embeddings must have shape (batch, dimension), got {tuple(embeddings.shape)}")
+
+
+def check_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """Raise unless two tensors are on the same device."""
+    if tensor.device != other.device:
+        raise ValueError(
+            f"{name} must be on the device of {other_name}, {other.device}, got {tensor.device}; use "
+            f"{name}.to({other_name}.device)"
+        )
 
 
 def kind(value: Any) -> str:

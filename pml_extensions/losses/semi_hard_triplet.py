@@ -20,6 +20,7 @@ from pml_extensions._constructors import checked_constructor
 from pml_extensions._host import (
     TripletIndices,
     as_triplets,
+    check_parts,
     is_as_shipped,
     per_triplet,
     record,
@@ -37,7 +38,7 @@ from pml_extensions._semi_hard import (
     precision,
     sum_at_once,
 )
-from pml_extensions._settings import check_integer, check_number
+from pml_extensions._settings import check_flag, check_integer, check_number
 from pml_extensions.losses._empty_batches import call_with_rows
 
 __all__ = ["SemiHardTripletLoss"]
@@ -74,10 +75,12 @@ class SemiHardTripletLoss(BaseMetricLossFunction):
     def __init__(
         self, margin: float = 0.2, smooth_loss: bool = False, block_size: int | None = None, **kwargs: Any
     ) -> None:
+        check_parts(kwargs)
         super().__init__(**kwargs)
         if block_size is not None:
             check_integer("block_size", block_size, least=1)
         check_number("margin", margin)
+        check_flag("smooth_loss", smooth_loss)
         self.margin: float | Tensor = margin
         self.smooth_loss = smooth_loss
         self.block_size = block_size
@@ -147,8 +150,8 @@ class SemiHardTripletLoss(BaseMetricLossFunction):
         """Return the losses of the triplets, given or mined, in pytorch-metric-learning's form."""
         with torch.autocast(embeddings.device.type, enabled=False):
             if indices_tuple is not None:
+                triplets = as_triplets(indices_tuple, embeddings, ref_emb)
                 self._warn_of_all_pairs(indices_tuple)
-                triplets = as_triplets(indices_tuple)
                 if not len(triplets.anchors):
                     return dict(self.zero_losses())
                 return self._of_triplets(dissimilarity(self.distance, embeddings, ref_emb), triplets)

@@ -4,15 +4,17 @@ Source: Taha, Chen, Misu, Shrivastava and Davis, WACV 2020, arXiv:1901.08616, eq
 """
 
 import inspect
-from collections.abc import Callable
+import numbers
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pml_extensions._constructors import checked_constructor
-from pml_extensions._host import ModuleWithRecordsAndReducer, record, reduced
-from pml_extensions._semi_hard import check_embeddings, check_labels
+from pml_extensions._host import ModuleWithRecordsAndReducer, check_parts, record, reduced
+from pml_extensions._semi_hard import check_device, check_embeddings, check_labels
 from pml_extensions._settings import check_number
 from pml_extensions.losses._empty_batches import call_with_rows
 from pml_extensions.losses.semi_hard_triplet import SemiHardTripletLoss
@@ -59,11 +61,14 @@ class TwoHeadLoss(ModuleWithRecordsAndReducer):
         ignore_label: int | None = None,
         **kwargs: Any,
     ) -> None:
+        check_parts(kwargs)
         super().__init__(**kwargs)
         self.metric_loss = SemiHardTripletLoss() if metric_loss is None else metric_loss
         self.classification_loss = nn.CrossEntropyLoss() if classification_loss is None else classification_loss
         check_losses(self.metric_loss, self.classification_loss)
         check_number("metric_weight", metric_weight)
+        if ignore_label is not None:
+            check_class(ignore_label)
         self.metric_weight = metric_weight
         self.ignore_label = ignore_label
         record(self, settings=["metric_weight"], statistics=["classification_value", "metric_value"])
@@ -82,7 +87,7 @@ class TwoHeadLoss(ModuleWithRecordsAndReducer):
         """Return the reduced loss of a batch: a scalar, or a dict of the two parts (DoNothingReducer)."""
         self.reset_stats()
         logits, embeddings = checked(outputs, labels)
-        labels = labels.to(logits.device)
+        labels = labels.to(logits.device, torch.long)  # torch's losses take no other integers
         classification = self._classification(logits, labels)
         metric = self.metric_weight * self._metric(embeddings, labels, indices_tuple)
         if self.collect_stats:
@@ -94,9 +99,11 @@ class TwoHeadLoss(ModuleWithRecordsAndReducer):
         if self.ignore_label is not None:
             labelled = labels != self.ignore_label
             logits, labels = logits[labelled], labels[labelled]
-            if not len(labels):
-                return (logits * 0).sum()
-        return checked_value("classification_loss", self.classification_loss(logits, labels))
+        if not len(labels):
+            return (logits * 0).sum()
+        with telling_the_batch(self.classification_loss, logits, labels):
+            value = self.classification_loss(logits, labels)
+        return checked_value("classification_loss", value)
 
     def _metric(self, embeddings: Tensor, labels: Tensor, indices_tuple: tuple[Tensor, ...] | None) -> Tensor:
         if self.ignore_label is not None and indices_tuple is None:
@@ -124,6 +131,30 @@ def takes_indices(call: Callable[..., Any]) -> bool:
     return "indices_tuple" in parameters or any(one.kind is one.VAR_POSITIONAL for one in parameters.values())
 
 
+def check_class(label: Any) -> None:
+    """Raise unless a label is one integer, also as a tensor."""
+    if isinstance(label, Tensor) and label.numel() == 1 and not label.is_floating_point() and not label.is_complex():
+        return
+    if isinstance(label, bool) or not isinstance(label, numbers.Integral):
+        raise TypeError(f"ignore_label must be a class number, an int, got {label!r}")
+
+
+@contextmanager
+def telling_the_batch(loss: Any, logits: Tensor, labels: Tensor) -> Iterator[None]:
+    """Let an error of the classification loss say what it was called with."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) not in {IndexError, NotImplementedError, RuntimeError, TypeError, ValueError}:
+            raise
+        numbers_of = f" from {int(labels.min())} to {int(labels.max())}" if labels.device.type == "cpu" else ""
+        raise type(error)(
+            f"classification_loss, {getattr(loss, '__name__', type(loss).__name__)}, fails on logits of shape "
+            f"{tuple(logits.shape)} and class numbers{numbers_of}; it must take class numbers, which lie between 0 and "
+            f"the number of classes less one (a loss of one-hot labels goes beside a metric loss by hand): {error}"
+        ) from error
+
+
 def checked_value(name: str, value: Any) -> Tensor:
     """Return what a loss returned, or raise if it is not one number."""
     if not isinstance(value, Tensor):
@@ -143,7 +174,19 @@ def checked(outputs: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
         )
     logits, embeddings = outputs
     check_embeddings(embeddings)
+    if labels is None:
+        raise TypeError("labels must be a tensor of integers, got None; each row has a class number, or ignore_label")
+    if isinstance(labels, Tensor) and labels.ndim == 2:
+        raise ValueError(
+            f"labels must have shape (batch,), got {tuple(labels.shape)}; pass class numbers, which the metric loss "
+            "compares: labels.argmax(1) of one-hot labels; of mixed ones add up two losses, or take cross_entropy and "
+            "a metric loss by hand"
+        )
     check_labels(embeddings, labels)
+    if not isinstance(logits, Tensor) or not logits.is_floating_point() or not logits.ndim:
+        got = f"{logits.dtype} of {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise TypeError(f"logits must be a floating-point tensor of shape (batch, classes), got {got}")
+    check_device("logits", logits, "embeddings", embeddings)
     if len(logits) != len(embeddings):
         raise ValueError(f"logits must be as many as embeddings, got {len(logits)} for {len(embeddings)}")
     return logits, embeddings

@@ -13,7 +13,7 @@ from pytorch_metric_learning.miners import BaseMiner
 from torch import Tensor
 
 from pml_extensions._constructors import checked_constructor
-from pml_extensions._host import record
+from pml_extensions._host import check_parts, record
 from pml_extensions._semi_hard import SemiHardMining, Triplets, check_batch
 from pml_extensions._settings import check_integer
 
@@ -52,8 +52,9 @@ class SemiHardMiner(BaseMiner):
     """
 
     def __init__(self, fallback: str | None = "farthest", block_size: int | None = None, **kwargs: Any) -> None:
+        check_parts(kwargs)
         super().__init__(**kwargs)
-        if fallback not in {"farthest", None}:
+        if fallback not in ("farthest", None):
             raise ValueError(f'fallback must be "farthest" or None, got {fallback!r}')
         if block_size is not None:
             check_integer("block_size", block_size, least=1)

@@ -90,7 +90,7 @@ class TwoHead(nn.Module):
     ) -> None:
         super().__init__()
         check_classifier(model)
-        if pooling not in {"avg", "flatten"}:
+        if pooling not in ("avg", "flatten"):
             raise ValueError(f'pooling must be "avg" or "flatten", got {pooling!r}')
         check_integer("embedding_size", embedding_size, least=1)
         check_input_size(input_size)
@@ -116,11 +116,8 @@ class TwoHead(nn.Module):
             logits = self.model.get_classifier()(read)
         else:
             logits, read = self.model.forward_head(features), self.model.forward_head(features, pre_logits=True)
-        if not isinstance(logits, Tensor):
-            raise TypeError(not_one_tensor(self.model, logits))
-        embeddings = self.embedding(read.flatten(1))
-        wide = torch.promote_types(embeddings.dtype, torch.float32)
-        return TwoHeadOutput(logits, F.normalize(embeddings.to(wide), dim=1))
+        logits = one_tensor(self.model, logits)
+        return TwoHeadOutput(logits, unit(self.embedding(rows_to_read(read, width_read(self.embedding)))))
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of the model's parameters that take no weight decay, as they are called here."""
@@ -150,7 +147,13 @@ class TwoHead(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         """Set what is the model's there, and all else here."""
         model = self.__dict__.get("_modules", {}).get("model")
-        if model is None or self._has_of_its_own(name) or not hasattr(model, name):
+        if name == "model" and model is not None:
+            check_classifier(value)
+            head = look_at_head(value, self.input_size)
+            self._check_width(head, f"{type(value).__name__} as model", "make a new TwoHead of it")
+            super().__setattr__(name, value)
+            self._once = head.once
+        elif model is None or self._has_of_its_own(name) or not hasattr(model, name):
             super().__setattr__(name, value)
         else:
             setattr(model, name, value)
@@ -176,27 +179,30 @@ class TwoHead(nn.Module):
                 check_classifier(self.model)
                 size = None if change.__name__ == "set_input_size" else self.input_size
                 head = look_at_head(self.model, size)
-                if self._width(head) != self.embedding.in_features:
-                    raise ValueError(
-                        f"{change.__name__} gives the embedding {self._width(head)} features to read, but it was made "
-                        f"for {self.embedding.in_features}; call {change.__name__} of the model alone (two.model), and "
-                        "put a new TwoHead around it"
-                    )
+                cure = f"call {change.__name__} of the model alone (two.model), and put a new TwoHead around it"
+                self._check_width(head, change.__name__, cure)
             self.input_size, self._once = size, head.once
             return result
 
         return changed
 
+    def _check_width(self, head: Head, change: str, cure: str) -> None:
+        made_for = width_read(self.embedding)
+        if made_for not in {None, self._width(head)}:
+            got = self._width(head)
+            raise ValueError(
+                f"{change} gives the embedding {got} features to read, but it was made for {made_for}; {cure}"
+            )
+
     def _width(self, head: Head) -> int:
         return head.pooled if self.pooling == "avg" else head.flat
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Take a state dict of the classifier alone, too."""
-        if {key for key in state_dict if key.startswith(prefix)} == {
-            f"{prefix}{key}" for key in self.model.state_dict()
-        }:
-            for key in [key for key in state_dict if key.startswith(prefix)]:
-                state_dict[f"{prefix}model.{key.removeprefix(prefix)}"] = state_dict.pop(key)
+        """Take a state dict of the classifier alone, too, or a part of one."""
+        given = {key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)}
+        if given.isdisjoint(self.state_dict()) and not given.isdisjoint(self.model.state_dict()):
+            for key in given:
+                state_dict[f"{prefix}model.{key}"] = state_dict.pop(f"{prefix}{key}")
             state_dict.update({f"{prefix}embedding.{key}": value for key, value in self.embedding.state_dict().items()})
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -208,19 +214,58 @@ class TwoHead(nn.Module):
         )
 
 
-_CHANGE_THE_HEAD = {"reset_classifier", "set_distilled_training", "set_input_size"}  # methods of timm's models
+_CHANGE_THE_HEAD = {  # methods of timm's models
+    "prune_intermediate_layers", "reset_classifier", "set_distilled_training", "set_input_size",
+}  # fmt: skip
+
+
+@torch.fx.wrap  # for torch.fx these are calls that it does not look into
+def one_tensor(model: nn.Module, logits: Any) -> Tensor:
+    """Return logits that are one tensor, or raise."""
+    if not isinstance(logits, Tensor):
+        raise TypeError(not_one_tensor(model, logits))
+    return logits
+
+
+@torch.fx.wrap
+def rows_to_read(features: Tensor, width: int | None) -> Tensor:
+    """Return features as rows, or raise if an embedding that reads ``width`` of them cannot read these."""
+    rows = features.flatten(1)
+    if width is not None and rows.shape[1] != width:
+        raise ValueError(
+            f"model gives the embedding {rows.shape[1]} features to read, but it was made for {width}: pass images of "
+            'the size that it was made for (with pooling="flatten" the last feature map grows with them), and after a '
+            "change of the model or of the pooling make a new TwoHead"
+        )
+    return rows
+
+
+@torch.fx.wrap
+def unit(embeddings: Tensor) -> Tensor:
+    """Return rows of unit length, float32 or wider."""
+    return F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=1)
+
+
+def width_read(embedding: nn.Module) -> int | None:
+    """Return how many features an embedding reads, a linear layer or layers of the user's own; None if none tells."""
+    told = (getattr(layer, "in_features", None) for layer in embedding.modules())
+    return next((width for width in told if isinstance(width, int)), None)
 
 
 def check_classifier(model: Any) -> None:
     """Raise if ``model`` is not a timm classifier with a feature map."""
     needed = ("forward_features", "forward_head", "get_classifier")
+    inside = [name for name in ("module", "_orig_mod") if hasattr(getattr(model, name, None), needed[0])]
     missing = [name for name in needed if not callable(getattr(model, name, None))]
-    if missing:
-        parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
-        cure = "pass model.module, and wrap the TwoHead" if parallel else "create it with timm.create_model"
-        raise TypeError(
-            f"model must be a timm classifier, got {type(model).__name__} without {', '.join(missing)}; {cure}"
+    if missing or inside or isinstance(model, type):
+        cure = (
+            f"pass model.{inside[0]}, and wrap the TwoHead"
+            if inside
+            else "create it with timm.create_model, features_only=False"
         )
+        got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        without = f" without {', '.join(missing)}" if missing else ""
+        raise TypeError(f"model must be a timm classifier, got {got}{without}; {cure}")
     if "pre_logits" not in inspect.signature(model.forward_head).parameters:
         raise TypeError(f"model must be able to return pre-logits, but {type(model).__name__}.forward_head is not")
     if not getattr(model, "num_classes", 0):
@@ -235,3 +280,5 @@ def check_input_size(input_size: Any) -> None:
         raise TypeError(f"input_size must be (C, H, W), got {type(input_size).__name__}")
     if len(input_size) != 3:
         raise ValueError(f"input_size must be (C, H, W), got {input_size}")
+    for number in input_size:
+        check_integer("each number of input_size", number, least=1)

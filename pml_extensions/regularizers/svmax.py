@@ -15,7 +15,8 @@ from pytorch_metric_learning.regularizers import BaseRegularizer
 from torch import Tensor
 
 from pml_extensions._constructors import checked_constructor
-from pml_extensions._host import enclosing_loss_wrapper, is_distributed, record, reduced
+from pml_extensions._host import check_parts, enclosing_loss_wrapper, is_distributed, record, reduced
+from pml_extensions._settings import check_flag
 from pml_extensions._spectrum import entropy_rank, floating_matrix, nuclear_norm, spread_between_bounds
 from pml_extensions.regularizers._processes import SharedNuclearNorm, SharedRows
 
@@ -67,7 +68,10 @@ class SVMaxRegularizer(BaseRegularizer):
         distributed: bool = False,
         **kwargs: Any,
     ) -> None:
+        check_parts(kwargs)
         super().__init__(**kwargs)
+        check_flag("normalize_embeddings", normalize_embeddings)
+        check_flag("distributed", distributed)
         if form not in FORMS:
             raise ValueError(f"form must be one of {', '.join(map(repr, FORMS))}, got {form!r}")
         self.form = form

@@ -229,6 +229,15 @@ def test_indices_that_are_neither_pairs_nor_triplets(indices):
         SemiHardTripletLoss()(torch.randn(4, 3), torch.arange(4) // 2, indices)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32], ids=str)
+def test_indices_of_every_integer_type(dtype):
+    embeddings, labels = torch.randn(16, 3), torch.arange(16) // 4
+    triplets = SemiHardMiner()(embeddings, labels)
+    narrow = tuple(column.to(dtype) for column in triplets)
+    for loss in (SemiHardTripletLoss(), SemiHardTripletLoss(distance=LpDistance(normalize_embeddings=False))):
+        assert torch.equal(loss(embeddings, labels, narrow), loss(embeddings, labels, triplets))
+
+
 @pytest.mark.parametrize("classes", [2, 16])
 def test_embedding_regularizer(classes):
     embeddings, labels = torch.randn(80, 6), torch.arange(80) % classes

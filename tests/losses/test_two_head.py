@@ -164,6 +164,50 @@ def test_no_labelled_row_costs_nothing_with_a_regularizer_inside(make, regulariz
     assert loss(outputs, labels) > TwoHeadLoss(make(None), ignore_label=-1)(outputs, labels)  # it takes part again
 
 
+@pytest.mark.parametrize("ignore_label", [None, -1])
+@pytest.mark.parametrize("memory", [False, True])
+def test_no_row_costs_nothing(memory, ignore_label, outputs, labels):
+    metric = CrossBatchMemory(SemiHardTripletLoss(), 8, 64) if memory else SemiHardTripletLoss()
+    loss = TwoHeadLoss(metric, ignore_label=ignore_label)
+    for rows, unlabelled in ((0, False), *([(16, True)] if ignore_label else [])):
+        given = TwoHeadOutput(*(output[:rows] for output in outputs))
+        nothing = loss(given, torch.full((rows,), -1) if unlabelled else labels[:rows])
+        nothing.backward()
+        assert nothing == 0
+    assert not outputs.logits.grad.any()
+    assert loss(outputs, labels) > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.bool], ids=str)
+def test_labels_of_every_integer_type(dtype, outputs, labels):
+    labels = labels.to(dtype)
+    torch.testing.assert_close(TwoHeadLoss()(outputs, labels), TwoHeadLoss()(outputs, labels.long()))
+
+
+def test_an_ignored_label_of_any_integer_type(outputs, labels):
+    expected = TwoHeadLoss(ignore_label=2)(outputs, labels)
+    torch.testing.assert_close(TwoHeadLoss(ignore_label=torch.tensor(2))(outputs, labels), expected)
+
+
+def test_a_weight_that_is_trained(outputs, labels):
+    weight = nn.Parameter(torch.tensor(0.5))
+    value = TwoHeadLoss(metric_weight=weight)(outputs, labels)  # warnings are errors here
+    value.backward()
+    torch.testing.assert_close(weight.grad, SemiHardTripletLoss()(outputs.embeddings, labels))
+
+
+@pytest.mark.parametrize("error", [IndexError, RuntimeError, ValueError, KeyError])
+def test_an_error_of_the_classification_loss_says_what_it_got(error, outputs, labels):
+    def failing(*_):
+        raise error("its own words")
+
+    told = (
+        "its own words" if error is KeyError else r"classification_loss, failing, .*\(16, 5\).* from 0 to 4.*own words"
+    )
+    with pytest.raises(error, match=told):
+        TwoHeadLoss(classification_loss=failing)(outputs, labels)
+
+
 @pytest.mark.parametrize("make", [REGULARIZED["ours"], REGULARIZED["the host's"]], ids=["ours", "the host's"])
 def test_a_memory_that_takes_in_the_whole_batch_costs_nothing(make, outputs, labels):
     memory = CrossBatchMemory(make(SVMaxRegularizer()), 8, 64)

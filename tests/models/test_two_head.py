@@ -51,7 +51,7 @@ def classifier(name, **kwargs):
 
 
 def small(**kwargs):
-    return timm.create_model("test_resnet", num_classes=5, **kwargs)
+    return timm.create_model("test_resnet", **{"num_classes": 5, **kwargs})
 
 
 @pytest.mark.timm_model("name")
@@ -301,6 +301,60 @@ def test_new_input_size():
     assert flat(torch.randn(2, 3, 48, 48)).embeddings.shape == (2, 8)
 
 
+def test_another_model_is_looked_at_before_it_takes_the_place():
+    two = TwoHead(Head(nn.ReLU()), 4, input_size=(3, 8, 8))
+    two.model = Head(nn.BatchNorm2d(6))
+    assert two._once
+    with pytest.raises(TypeError, match="model must be a timm classifier, got Linear"):
+        two.model = nn.Linear(6, 3)
+    with pytest.raises(ValueError, match=r"ResNet as model gives the embedding 96 .* for 6; make a new TwoHead"):
+        two.model = small()
+    assert type(two.model) is Head
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda two: setattr(two, "pooling", "flatten"),
+        lambda two: setattr(two, "embedding", nn.Sequential(nn.LayerNorm(7), nn.Linear(7, 8))),
+        lambda two: setattr(two, "embedding", nn.Linear(7, 8)),
+    ],
+)
+def test_features_that_the_embedding_does_not_read(change):
+    two, images = TwoHead(small(), 8), torch.randn(2, 3, 64, 64)
+    two(images)
+    change(two)
+    with pytest.raises(ValueError, match=r"\d+ features to read, but it was made for \d+.* new TwoHead"):
+        two(images)
+
+
+def test_images_of_another_size_for_the_flattened_map():
+    two = TwoHead(small(), 8, "flatten", (3, 32, 32))
+    with pytest.raises(ValueError, match=r"gives the embedding 384 features .* for 96: pass images of the size"):
+        two(torch.randn(2, 3, 64, 64))
+
+
+def test_intermediate_layers_are_pruned_where_the_embedding_still_fits():
+    two = TwoHead(classifier("vit_tiny_patch16_224")[0], 8)
+    two.prune_intermediate_layers([0], prune_head=False)
+    assert len(two.blocks) == 1
+    assert two(torch.randn(2, 3, 32, 32)).embeddings.shape == (2, 8)
+    with pytest.raises(TypeError, match="num_classes=0"):
+        two.prune_intermediate_layers([0], prune_head=True)
+    assert two(torch.randn(2, 3, 32, 32)).logits.shape == (2, 1000)
+
+
+def test_an_embedding_of_ones_own():
+    two = TwoHead(small(), 8)
+    two.embedding = nn.Sequential(nn.LayerNorm(96), nn.ReLU(), nn.Linear(96, 4))
+    two.reset_classifier(7)
+    assert [part.shape for part in two(torch.randn(2, 3, 32, 32))] == [(2, 7), (2, 4)]
+    with pytest.raises(ValueError, match="192 features to read, but it was made for 96"):
+        two.reset_classifier(7, "catavgmax")
+    two.load_state_dict(small(num_classes=7).state_dict())
+    create_optimizer_v2(two, "sgd", lr=0.1, layer_decay=0.7)
+
+
 def test_weight_decay_groups_know_the_parameters_by_their_names_here():
     two = TwoHead(classifier("vit_tiny_patch16_224")[0], 8)
     groups = param_groups_weight_decay(two, 0.1, no_weight_decay_list=two.no_weight_decay())
@@ -387,8 +441,14 @@ def test_state_dict_of_the_classifier_alone_loads_and_the_embedding_stays():
     assert all(torch.equal(value, other.state_dict()[key]) for key, value in two.model.state_dict().items())
     TwoHead(model, 8).load_state_dict(two.state_dict())  # and from the two-head model's to the classifier's
     assert all(torch.equal(value, other.state_dict()[key]) for key, value in model.state_dict().items())
-    with pytest.raises(RuntimeError, match="Missing key"):
-        two.load_state_dict({key: value for key, value in state.items() if key != "fc.bias"})
+    without = {key: value for key, value in model.state_dict().items() if key != "fc.bias"}
+    with pytest.raises(RuntimeError, match=r"Missing key.*model\.fc\.bias"):
+        two.load_state_dict(without)
+    assert two.load_state_dict(without, strict=False) == (["model.fc.bias"], [])
+    assert two.load_state_dict({**without, "head.bias": torch.zeros(1)}, strict=False)[1] == ["model.head.bias"]
+    assert torch.equal(two.model.fc.weight, model.fc.weight)
+    assert two.load_state_dict({"embedding.bias": torch.ones(8)}, strict=False)[1] == []
+    assert two.load_state_dict({"nothing": torch.ones(8)}, strict=False)[1] == ["nothing"]
 
 
 def test_pickles_and_copies():
@@ -454,6 +514,11 @@ def test_onnx(tmp_path):
     outputs = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     for found, expected in zip(outputs, two(images), strict=True):
         torch.testing.assert_close(torch.from_numpy(found), expected.detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_symbolic_trace():
+    two, images = TwoHead(small(), 8).eval(), torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(tuple(torch.fx.symbolic_trace(two)(images)), tuple(two(images)))
 
 
 def test_distributed_data_parallel(tmp_path):

@@ -7,7 +7,7 @@ import torch
 from classes import convolutional, labels, randn, two_linear
 from misuse_attention import ATTENTION
 from misuse_evolution import EVOLUTION, SPLITS, STATES
-from misuse_metric import LOSSES, REGULARIZER, TWO_HEAD
+from misuse_metric import BATCHES, LOSSES, PARTS, REGULARIZER, TWO_HEAD
 
 from pml_extensions import attr, losses, miners, models
 from pml_extensions.evolution import WELS, KnowledgeEvolution
@@ -35,6 +35,8 @@ CATALOGUE = {
     for part, rows in {
         "SVMax": REGULARIZER,
         "losses": LOSSES,
+        "parts": PARTS,
+        "batches": BATCHES,
         "TwoHead": TWO_HEAD,
         "splits": SPLITS,
         "evolution": EVOLUTION,

@@ -5,6 +5,7 @@ import torch
 from classes import randn
 from pytorch_metric_learning.distances import CosineSimilarity
 from pytorch_metric_learning.losses import ContrastiveLoss
+from timm.utils import ModelEmaV3
 from torch import nn
 
 from pml_extensions import losses, miners, models, regularizers
@@ -240,6 +241,181 @@ LOSSES = [
 ]
 
 
+PARTS = [
+    (
+        "loss: distance by name",
+        lambda _: losses.SemiHardTripletLoss(distance="cosine"),
+        T,
+        "distance CosineSimilarity() 'cosine'",
+    ),
+    (
+        "loss: a function for a distance",
+        lambda _: losses.SemiHardTripletLoss(distance=torch.cdist),
+        T,
+        "distance cdist",
+    ),
+    (
+        "loss: distance of torch",
+        lambda _: losses.SemiHardTripletLoss(distance=nn.PairwiseDistance()),
+        T,
+        "distance CosineSimilarity() PairwiseDistance",
+    ),
+    ("miner: distance by name", lambda _: miners.SemiHardMiner(distance="l2"), T, "distance 'l2'"),
+    ("loss: reducer by name", lambda _: losses.SemiHardTripletLoss(reducer="mean"), T, "reducer MeanReducer() 'mean'"),
+    ("loss: a function for a reducer", lambda _: losses.SemiHardTripletLoss(reducer=torch.mean), T, "reducer mean"),
+    (
+        "loss: reducer of one number",
+        lambda _: losses.SemiHardTripletLoss(reducer=lambda x: x),
+        T,
+        "reducer MeanReducer()",
+    ),
+    ("two heads: reducer by name", lambda _: losses.TwoHeadLoss(reducer="sum"), T, "reducer MeanReducer() 'sum'"),
+    (
+        "loss: regularizer by name",
+        lambda _: losses.SemiHardTripletLoss(embedding_regularizer="svmax"),
+        T,
+        "embedding_regularizer SVMaxRegularizer() 'svmax'",
+    ),
+    (
+        "loss: regularizer of two batches",
+        lambda _: losses.SemiHardTripletLoss(embedding_regularizer=nn.MSELoss()),
+        T,
+        "embedding_regularizer SVMaxRegularizer() MSELoss",
+    ),
+    (
+        "loss: weight of a regularizer by name",
+        lambda _: losses.SemiHardTripletLoss(embedding_regularizer=SVMaxRegularizer(), embedding_reg_weight="1"),
+        T,
+        "embedding_reg_weight number str",
+    ),
+    (
+        "loss: no weight of a regularizer",
+        lambda _: losses.SemiHardTripletLoss(embedding_regularizer=SVMaxRegularizer(), embedding_reg_weight=None),
+        T,
+        "embedding_reg_weight number NoneType",
+    ),
+    ("loss: margins", lambda _: losses.SemiHardTripletLoss(margin=torch.ones(2)), T, "margin one number (2,)"),
+    ("loss: yes", lambda _: losses.SemiHardTripletLoss(smooth_loss="yes"), T, "smooth_loss True False 'yes'"),
+    (
+        "regularizer: no",
+        lambda _: SVMaxRegularizer(normalize_embeddings="no"),
+        T,
+        "normalize_embeddings True False 'no'",
+    ),
+    ("regularizer: distributed", lambda _: SVMaxRegularizer(distributed="no"), T, "distributed True False 'no'"),
+    ("regularizer: statistics", lambda _: SVMaxRegularizer(collect_stats="no"), T, "collect_stats True False 'no'"),
+    ("miner: statistics", lambda _: miners.SemiHardMiner(collect_stats=2), T, "collect_stats True False 2"),
+    ("miner: a list of fallbacks", lambda _: miners.SemiHardMiner(fallback=["x"]), V, "fallback \"farthest\" ['x']"),
+    ("two heads: ignored by name", lambda _: losses.TwoHeadLoss(ignore_label="x"), T, "ignore_label int 'x'"),
+    ("two heads: half a class ignored", lambda _: losses.TwoHeadLoss(ignore_label=0.5), T, "ignore_label int 0.5"),
+    ("two heads: classes ignored", lambda _: losses.TwoHeadLoss(ignore_label=[1, 2]), T, "ignore_label int [1, 2]"),
+    ("memory: no size", lambda w: losses.CrossBatchMemory(w.loss, 5, 0), V, "memory_size at least 1 0"),
+    ("memory: size of a fraction", lambda w: losses.CrossBatchMemory(w.loss, 5, 4.5), T, "memory_size int float"),
+    ("memory: width by name", lambda w: losses.CrossBatchMemory(w.loss, "5", 4), T, "embedding_size int str"),
+    (
+        "memory: miner by name",
+        lambda w: losses.CrossBatchMemory(w.loss, 5, 4, "hard"),
+        T,
+        "miner SemiHardMiner() 'hard'",
+    ),
+]
+
+
+BATCHES = [
+    ("two heads: no labels", lambda w: w.both((w.logits, w.e), None), T, "labels integers None"),
+    ("two heads: no logits", lambda w: w.both((None, w.e), w.y), T, "logits floating-point NoneType"),
+    (
+        "two heads: integer logits",
+        lambda w: w.both((w.logits.long(), w.e), w.y),
+        T,
+        "logits floating-point int64 (8, 3)",
+    ),
+    ("two heads: a list of logits", lambda w: w.both((w.logits.tolist(), w.e), w.y), T, "logits floating-point list"),
+    ("two heads: soft labels", lambda w: w.both((w.logits, w.e), torch.ones(8, 3)), V, "labels (8, 3) argmax(1)"),
+    (
+        "two heads: logits elsewhere",
+        lambda w: w.both((w.logits.to("meta"), w.e), w.y),
+        V,
+        "logits device cpu meta .to(",
+    ),
+    (
+        "two heads: unknown class",
+        lambda w: w.both((w.logits, w.e), w.y + 2),
+        IndexError,
+        "classification_loss CrossEntropyLoss (8, 3) from 2 to out of bounds",
+    ),
+    (
+        "two heads: a loss of one-hot labels",
+        lambda w: losses.TwoHeadLoss(classification_loss=nn.BCEWithLogitsLoss())((w.logits, w.e), w.y),
+        V,
+        "classification_loss BCEWithLogitsLoss (8, 3) class numbers one-hot by hand",
+    ),
+    ("loss: no columns", lambda w: w.loss(w.e[:, :0], w.y), V, "embeddings (batch, dimension) (8, 0)"),
+    ("loss: sparse embeddings", lambda w: w.loss(w.e.to_sparse(), w.y), T, "embeddings dense sparse_coo to_dense()"),
+    ("loss: sparse labels", lambda w: w.loss(w.e, w.y.to_sparse()), T, "labels dense sparse_coo to_dense()"),
+    (
+        "loss: references elsewhere",
+        lambda w: w.loss(w.e, w.y, None, w.e.to("meta"), w.y),
+        V,
+        "ref_embeddings device cpu meta ref_embeddings.to(",
+    ),
+    ("loss: a miner for indices", lambda w: w.loss(w.e, w.y, w.miner), T, "indices_tuple three tensors SemiHardMiner"),
+    ("loss: labels for indices", lambda w: w.loss(w.e, w.y, w.y), T, "indices_tuple three tensors Tensor"),
+    ("loss: no indices", lambda w: w.loss(w.e, w.y, ()), T, "indices_tuple three tensors 0 entries"),
+    ("loss: lists of indices", lambda w: w.loss(w.e, w.y, ([0], [1], [2])), T, "indices_tuple tensors list, list"),
+    (
+        "loss: fractions for indices",
+        lambda w: w.loss(w.e, w.y, (w.y.float(),) * 3),
+        T,
+        "indices_tuple integers float32",
+    ),
+    ("loss: masks for indices", lambda w: w.loss(w.e, w.y, (w.y > 0,) * 3), T, "indices_tuple integers bool"),
+    ("loss: indices of two dimensions", lambda w: w.loss(w.e, w.y, (w.y[None],) * 3), T, "indices_tuple (t,) (1, 8)"),
+    (
+        "loss: indices of other lengths",
+        lambda w: w.loss(w.e, w.y, (w.y[:2], w.y, w.y)),
+        V,
+        "indices_tuple length [2, 8, 8]",
+    ),
+    (
+        "loss: pairs of other lengths",
+        lambda w: w.loss(w.e, w.y, (w.y[:2], w.y, w.y, w.y)),
+        V,
+        "indices_tuple length [2, 8, 8, 8]",
+    ),
+    ("loss: indices of no row", lambda w: w.loss(w.e, w.y, (w.y + 8,) * 3), V, "indices_tuple 0 to 7 8"),
+    ("loss: indices from the end", lambda w: w.loss(w.e, w.y, (w.y - 9,) * 3), V, "indices_tuple 0 to 7 -9"),
+    (
+        "loss: indices of no reference",
+        lambda w: w.loss(w.e, w.y, (w.y, w.y + 5, w.y), w.e[:4], w.y[:4]),
+        V,
+        "indices_tuple 0 to 3 ref_emb",
+    ),
+    ("memory: another width", lambda w: memory(w)(w.e[:, :3], w.y), V, "embeddings (batch, 5) embedding_size=5 (8, 3)"),
+    ("memory: a batch that is too large", lambda w: memory(w, 4)(w.e, w.y), V, "embeddings memory_size=4 8 larger"),
+    ("memory: a list", lambda w: memory(w)(w.e.tolist(), w.y), T, "embeddings floating-point list"),
+    ("memory: float labels", lambda w: memory(w)(w.e, w.y.float()), T, "labels integers float32 long()"),
+    ("memory: fewer labels", lambda w: memory(w)(w.e, w.y[:3]), V, "labels as many 3 for 8"),
+    ("memory: labels one-hot", lambda w: memory(w)(w.e, torch.eye(8).long()), V, "labels (batch,) (8, 8)"),
+    ("memory: a mask for indices", lambda w: memory(w)(w.e, w.y, w.y > 0), T, "indices_tuple three tensors Tensor"),
+    ("memory: mask of integers", lambda w: memory(w)(w.e, w.y, None, w.y), T, "enqueue_mask booleans int64 .bool()"),
+    ("memory: a list for a mask", lambda w: memory(w)(w.e, w.y, None, [True] * 8), T, "enqueue_mask booleans list"),
+    ("memory: a short mask", lambda w: memory(w)(w.e, w.y, None, w.y[:4] > 0), V, "enqueue_mask (8,) (4,)"),
+    ("self-supervised: labels", lambda w: views(w)(w.e, w.y), T, "ref_embeddings floating-point int64"),
+    ("self-supervised: fewer views", lambda w: views(w)(w.e, w.e[:4]), V, "ref_emb views (8, 5) (4, 5)"),
+    ("self-supervised: none", lambda w: views(w)(w.e, None), T, "ref_embeddings floating-point NoneType"),
+    ("self-supervised: elsewhere", lambda w: views(w)(w.e, w.e.to("meta")), V, "ref_embeddings device cpu meta"),
+]
+
+
+def memory(w, size=16):
+    return losses.CrossBatchMemory(w.loss, 5, size)
+
+
+def views(w):
+    return losses.SelfSupervisedLoss(w.loss)
+
+
 TWO_HEAD = [
     ("data parallel", lambda w: models.TwoHead(nn.DataParallel(w.two.model)), T, "timm DataParallel model.module"),
     (
@@ -270,5 +446,38 @@ TWO_HEAD = [
         "input_size (C, H, W) (32, 32)",
     ),
     ("input size a number", lambda w: models.TwoHead(w.two.model, 4, "flatten", 32), T, "input_size (C, H, W) int"),
+    (
+        "input size of fractions",
+        lambda w: models.TwoHead(w.two.model, 4, "avg", (3, 32.0, 32)),
+        T,
+        "input_size int float",
+    ),
+    (
+        "input size by name",
+        lambda w: models.TwoHead(w.two.model, 4, "avg", ("3", "32", "32")),
+        T,
+        "input_size int str",
+    ),
+    (
+        "input size of nothing",
+        lambda w: models.TwoHead(w.two.model, 4, "avg", (3, 0, 32)),
+        V,
+        "input_size at least 1 got 0",
+    ),
+    ("a list of poolings", lambda w: models.TwoHead(w.two.model, pooling=["avg"]), V, "pooling \"flatten\" ['avg']"),
+    (
+        "a compiled model",
+        lambda _: models.TwoHead(torch.compile(timm.create_model("test_resnet"))),
+        T,
+        "timm OptimizedModule model._orig_mod TwoHead",
+    ),
+    ("an average of weights", lambda w: models.TwoHead(ModelEmaV3(w.two.model)), T, "timm ModelEmaV3 model.module"),
+    (
+        "features alone",
+        lambda _: models.TwoHead(timm.create_model("test_resnet", features_only=True)),
+        T,
+        "timm classifier FeatureListNet features_only=False",
+    ),
+    ("class of a model", lambda _: models.TwoHead(timm.models.ResNet), T, "timm classifier class ResNet create_model"),
     ("unknown attribute", lambda w: w.two.no_such_thing, AttributeError, "no_such_thing"),
 ]
