@@ -4,11 +4,10 @@ from pml_extensions._module_trees.trees import (
     Tree,
     describe,
     difference,
-    names_of,
     other_modules,
     restore,
     tensors_of,
     ties,
 )
 
-__all__ = ["Tree", "describe", "difference", "names_of", "other_modules", "restore", "tensors_of", "ties"]
+__all__ = ["Tree", "describe", "difference", "other_modules", "restore", "tensors_of", "ties"]

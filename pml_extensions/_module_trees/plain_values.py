@@ -1,20 +1,22 @@
 """Settings as plain values: what JSON can hold, with a mark on what it would turn into something else.
 
-Numbers, strings, None, tuples, lists, dicts, sets, sizes and types of numbers come back as they were. Functions and
-classes are known by their names, and other objects by their types and what they hold: they can be compared, and changed
-in what they hold, but not made again.
+Numbers, strings, None, tuples, lists, dicts, sets, sizes, arrays and types of numbers come back as they were. Functions
+and classes are known by their names, and other objects by their types and what they hold: they can be compared, and
+copied with other contents, but not made again.
 """
 
+import copy
 import functools
 import math
 import re
 import weakref
 from collections.abc import Callable, Mapping
+from enum import Enum
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 __all__ = ["NotPlainError", "packed", "unpacked"]
 
@@ -41,7 +43,7 @@ def packed(value: Any, inside: frozenset[int] = frozenset()) -> Any:
 
 
 def unpacked(data: Any, current: Any = None) -> Any:
-    """Return the value of plain ones, where ``current`` is what stands in its place; objects are changed there.
+    """Return the value of plain ones, where ``current`` is what stands in its place; of objects a changed copy.
 
     Raises:
         NotPlainError: if a function, a class or an object would have to be made.
@@ -84,6 +86,9 @@ _MARKS: list[tuple[str, Callable[[Any], bool], Callable[[Any, Callable[[Any], An
     ("frozenset", lambda v: type(v) is frozenset, lambda v, pack: sorted((pack(item) for item in v), key=repr)),
     ("dict", lambda v: isinstance(v, Mapping), _dict),
     ("dtype", lambda v: isinstance(v, torch.dtype), lambda v, _: str(v).removeprefix("torch.")),
+    ("array", lambda v: isinstance(v, np.ndarray), lambda v, pack: [str(v.dtype), pack(v.tolist())]),
+    ("member", lambda v: isinstance(v, Enum), lambda v, pack: [pack(type(v)), v.name]),
+    ("graph", lambda v: isinstance(v, fx.Graph), lambda v, _: str(v)),
     ("name", lambda v: isinstance(v, functools.partial), lambda v, pack: ["", pack([v.func, v.args, v.keywords])]),
     ("name", lambda v: hasattr(v, "__qualname__"), _name),
     ("object", lambda _: True, _object),
@@ -99,9 +104,15 @@ def _changed_object(inner: list[Any], current: Any) -> Any:
     now = packed(current)
     if not (isinstance(now, dict) and "object" in now and now["object"][0] == inner[0] and isinstance(inner[1], dict)):
         raise NotPlainError(f"an object of {inner[0]}")
-    for name, item in inner[1]["dict"]:
-        setattr(current, name, unpacked(item, getattr(current, name, None)))
-    return current
+    changed = copy.copy(current)  # others may hold it, too
+    vars(changed).update({name: unpacked(item, vars(current).get(name)) for name, item in inner[1]["dict"]})
+    return changed
+
+
+def _member(inner: list[Any], current: Any) -> Any:
+    if not isinstance(current, Enum) or packed(type(current)) != inner[0]:
+        raise NotPlainError(f"a member of {inner[0]}")
+    return type(current)[inner[1]]
 
 
 def _refuse(inner: Any, _current: Any) -> Any:
@@ -116,7 +127,10 @@ _MAKERS: dict[str, Callable[[Any, Any], Any]] = {
     "dict": _made_dict,
     "dtype": lambda inner, _: getattr(torch, inner),
     "float": lambda inner, _: float(inner),
+    "array": lambda inner, _: np.array(unpacked(inner[1]), dtype=inner[0]),
+    "member": _member,
     "object": _changed_object,
+    "graph": _refuse,
     "name": _refuse,
     "tensor": _refuse,
     "again": _refuse,

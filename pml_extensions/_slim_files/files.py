@@ -2,9 +2,10 @@
 
 Beside the weights the header holds, as JSON, the architecture and what it is created with, every module's type and
 settings, and where the model's answer to a fixed image lies. What is made again is compared with all of them, when a
-model is saved and when it is loaded.
+model is saved and when it is loaded. A digest of the whole tells a damaged file from one that another version made.
 """
 
+import hashlib
 import json
 import os
 import tempfile
@@ -17,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pml_extensions._module_trees import Tree, describe, difference, names_of, other_modules, restore, tensors_of, ties
+from pml_extensions._module_trees import Tree, describe, difference, other_modules, restore, tensors_of, ties
 from pml_extensions._slim_files.answers import answers, other_answer, question
 from pml_extensions._slim_files.format_1 import load_format_1
 from pml_extensions._slim_files.making import make, way_to
@@ -26,7 +27,10 @@ __all__ = ["load_slim", "mark", "save_slim"]
 
 _KEY = "pml_extensions_slim"
 FORMAT = 2
-_CURE = "model_args must name what else the dense model was created with; hooks and methods of its own cannot be saved"
+_CURE = (
+    "model_args must name what else the dense model was created with; hooks must be removed first, and methods of its "
+    "own cannot be saved"
+)
 _ANSWER = "pml_extensions_answer_"
 
 
@@ -76,7 +80,7 @@ def save_slim(slim: nn.Module, path: str | os.PathLike[str], *, model_args: Mapp
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name)
     os.close(handle)
     try:
-        save_file(state, temporary, metadata={_KEY: json.dumps(metadata)})
+        save_file(state, temporary, metadata={_KEY: json.dumps({**metadata, "digest": digest(metadata, state)})})
         again = _restored(*_read(Path(temporary)), _CURE)
         _check_same(slim, again)
         Path(temporary).replace(target)
@@ -97,8 +101,8 @@ def load_slim(path: str | os.PathLike[str]) -> Any:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is truncated, not of ``save_slim``, of an unknown format, or if the installed timm has no
-            model of this name or makes another one.
+        ValueError: if it is damaged, not of ``save_slim``, of an unknown format, or if the installed timm has no model
+            of this name or makes another one.
     """
     metadata, state = _read(Path(path))
     if metadata["format"] == 1:
@@ -161,8 +165,8 @@ def _worth_saving(slim: nn.Module, fresh: nn.Module) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not path.exists():
-        raise FileNotFoundError(f"path must name a file that save_slim wrote, but {path} does not exist")
+    if not path.is_file():
+        raise FileNotFoundError(f"path must name a file that save_slim wrote, but {path} is no file")
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_KEY)
@@ -172,25 +176,37 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(f"{path} is no complete safetensors file: {error}") from error
     if text is None:
         raise ValueError(f"{path} was not written by save_slim: it holds no recipe of a slim model")
-    metadata: dict[str, Any] = json.loads(text)
-    if metadata.get("format") not in {1, FORMAT}:
+    try:
+        metadata = dict(json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: its recipe of a slim model cannot be read: {error}") from error
+    if metadata.get("format") not in (1, FORMAT):
         raise ValueError(f"{path} has format {metadata.get('format')}, this version reads format 1 and {FORMAT}")
+    if metadata["format"] == FORMAT and metadata.pop("digest", None) != digest(metadata, state):
+        raise ValueError(f"{path} is damaged: it does not hold what save_slim wrote; save the model again")
     return metadata, state
+
+
+def digest(metadata: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
+    """Return a hash of all that a file holds."""
+    found = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, tensor in sorted(state.items()):
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _restored(metadata: Mapping[str, Any], state: dict[str, Tensor], cure: str) -> Any:
     """Return the model that a file holds; raise, with a cure, if it is another than was saved."""
     told = [state.pop(f"{_ANSWER}{place}") for place in range(sum(name.startswith(_ANSWER) for name in state))]
     tree = _unpacked(metadata["modules"])
-    model = make(metadata["architecture"], metadata["arguments"], metadata["steps"])
+    try:
+        model = make(metadata["architecture"], metadata["arguments"], metadata["steps"])
+    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError) as error:
+        raise ValueError(f"making the slim model again fails: {type(error).__name__}: {error}; {cure}") from error
     problem = other_modules(describe(model), tree)
     if problem is not None:
         raise ValueError(f"making the slim model again gives other modules, and so other tensors: {problem}; {cure}")
-    missing = [name for name in names_of(tree, "parameter", "frozen parameter", "buffer") if name not in state]
-    if missing:
-        raise ValueError(
-            f"the file holds other tensors than it tells of: it has no {missing[0]!r}; save the model again"
-        )
     restore(model, tree, state)
     problem = difference(describe(model), tree) or _other_answer(model, metadata["input_shapes"], told)
     if problem is not None:
@@ -212,6 +228,8 @@ def _check_same(slim: nn.Module, again: nn.Module) -> None:
     other = next((name for name, tensor in theirs.items() if name not in ours or not _same(ours[name], tensor)), None)
     if other is None and ties(again) != ties(slim):
         other = "what is tied"
+    if other is None and list(again.state_dict()) != list(slim.state_dict()):
+        other = "which tensors the state_dict() has, or their order,"
     if other is not None:
         raise ValueError(f"slim cannot be made again from a file: {other} would differ; save its state_dict() instead")
 

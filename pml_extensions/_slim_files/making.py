@@ -15,7 +15,10 @@ Steps: TypeAlias = Sequence[Sequence[Any]]
 _CURES = {  # by what the differing modules are called
     "Parametrized": "remove its parametrizations first (torch.nn.utils.parametrize.remove_parametrizations)",
     "SyncBatchNorm": "convert its synchronised norms back first",
-    r"Feature\w*Net": "{} here probably features_only=True",
+    "is FrozenBatchNorm": "unfreeze its norms first (timm.layers.unfreeze_batch_norm_2d), and freeze them once loaded",
+    "is OptimizedModule": "save it with the module that was given to torch.compile in its place",
+    "quant": "save it before it is quantised, and quantise what is loaded",
+    r"^the model is \w*Feature": "{} here probably features_only=True",
     "downsample.* is .*Pool": "{} here probably output_stride",
     "Norm.* would be (Identity|not)|(Identity|there) and .*Norm": "{} here probably global_pool or class_token",
     "DropPath|DropBlock": "{} here probably drop_path_rate",
@@ -23,7 +26,8 @@ _CURES = {  # by what the differing modules are called
     "Pool": "{} here probably global_pool",
     "Norm": "{} here probably norm_layer",
     r"[A-Z]\w*LU\b|[sS]wish|Mish|[sS]igmoid|Tanh": "{} here probably act_layer",
-    "": "{} such as act_layer, norm_layer, drop_path_rate or a depth",
+    "": "{} such as act_layer, norm_layer, drop_path_rate or a depth; of a model in which modules were replaced, "
+    "shared or removed since, save the state_dict() instead",
 }
 _PASSING = "model_args must name what else the dense model was created with,"
 

@@ -1,5 +1,7 @@
 """Trees of modules as plain values."""
 
+import copy
+import dataclasses
 import functools
 import json
 import math
@@ -7,9 +9,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from timm.layers import Format
 from torch import nn
 
-from pml_extensions._module_trees import describe, difference, names_of, other_modules, restore, tensors_of, ties
+from pml_extensions._module_trees import describe, difference, other_modules, restore, tensors_of, ties
 from pml_extensions._module_trees.plain_values import NotPlainError, packed, unpacked
 
 VALUES = [
@@ -35,14 +38,38 @@ class Holder:
         self.held = held
 
 
-def test_objects_are_changed_and_not_made():
+def test_objects_are_changed_in_a_copy_and_not_made():
     holder = Holder([1, (2, 3)])
     data = packed(Holder([4, (5, 6)]))
-    assert unpacked(data, holder) is holder
-    assert holder.held == [4, (5, 6)]
+    assert unpacked(packed(holder), holder) is holder
+    assert unpacked(data, holder).held == [4, (5, 6)]
+    assert holder.held == [1, (2, 3)]
     for other in (None, 1, {}, nn.Linear(1, 1)):
         with pytest.raises(NotPlainError):
             unpacked(data, other)
+
+
+def test_frozen_objects_and_members():
+    frozen = dataclasses.make_dataclass("Frozen", ["n"], frozen=True)
+    assert unpacked(packed(frozen(2)), frozen(1)) == frozen(2)
+    assert unpacked(packed(Format.NHWC), Format.NCHW) is Format.NHWC
+    assert Format("NCHW") is not Format("NHWC")
+    with pytest.raises(NotPlainError):
+        unpacked(packed(Format.NHWC))
+
+
+def test_arrays():
+    long = np.arange(5000) / 3
+    assert np.array_equal(unpacked(packed(long)), long)
+    assert packed(long) != packed(np.where(np.arange(5000) == 2500, 0, long))
+    assert unpacked(packed(np.float32([[1], [2]]))).dtype == np.float32
+
+
+def test_graphs():
+    one, two = torch.fx.symbolic_trace(nn.Linear(2, 2)).graph, torch.fx.symbolic_trace(nn.ReLU()).graph
+    assert unpacked(packed(copy.deepcopy(one)), one) is one
+    with pytest.raises(NotPlainError):
+        unpacked(packed(one), two)
 
 
 @pytest.mark.parametrize("value", [torch.tanh, nn.ReLU, functools.partial(torch.add, alpha=2), lambda x: x])
@@ -93,8 +120,42 @@ def test_a_model_of_the_same_modules_becomes_the_other(dtype):
         assert torch.equal(tensors_of(model)[name], tensor)
     x = torch.randn(5, 3).to(dtype)
     assert torch.equal(model(x)[0], other(x)[0])
-    assert names_of(tree, "passing buffer") == ["1.table"]
-    assert names_of(tree, "attribute") == ["1.plain"]
+    assert tree["1"]["tensors"]["table"] == "passing buffer"
+    assert tree["1"]["tensors"]["plain"] == "attribute"
+
+
+def noted(x):
+    """A hook that does nothing."""
+
+
+HOOKS = {
+    "0._forward_hooks": lambda layer: layer.register_forward_hook(noted),
+    "0._forward_pre_hooks": lambda layer: layer.register_forward_pre_hook(noted),
+    "0._backward_hooks": lambda layer: layer.register_full_backward_hook(noted),
+    "0._state_dict_hooks": lambda layer: layer._register_state_dict_hook(noted),
+    "0.weight._backward_hooks": lambda layer: layer.weight.register_hook(noted),
+    "0.bias._backward_hooks": lambda layer: layer.bias.register_post_accumulate_grad_hook(noted),
+}
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_hooks_are_told_and_not_made(name):
+    other, model = nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2))
+    HOOKS[name](other[0])
+    restore(model, describe(other), tensors_of(other))
+    assert difference(describe(model), describe(other)) == f"{name} is ['noted'] and would be not there"
+    model(torch.zeros(1, 2)).sum().backward()
+    HOOKS[name](model[0])
+    assert difference(describe(model), describe(other)) is None
+
+
+def test_what_is_noted_on_parameters_and_their_order():
+    other, model = nn.Linear(2, 2), nn.Linear(2, 2)
+    other.weight.lr_scale = 0.1
+    other._parameters["weight"] = other._parameters.pop("weight")
+    restore(model, describe(other), tensors_of(other))
+    assert model.weight.lr_scale == 0.1
+    assert list(model.state_dict()) == list(other.state_dict()) == ["bias", "weight"]
 
 
 def test_differences_in_words():
@@ -103,6 +164,10 @@ def test_differences_in_words():
     assert other_modules(describe(nn.Sequential(nn.Linear(2, 2))), tree) == "1 is ReLU and would be not there"
     found = describe(nn.Sequential(nn.Linear(2, 3), nn.ReLU()))
     assert difference(found, tree) == "0.out_features is 2 and would be 3"
+    other = type("Linear", (nn.Linear,), {"__module__": "other"})
+    assert other_modules(describe(nn.Sequential(other(2, 2), nn.ReLU())), tree) == (
+        "0 is torch.nn.modules.linear.Linear and would be other.Linear"
+    )
     found = describe(nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU()))
     assert difference(found, tree) == "0.bias is parameter and would be None"
 

@@ -11,9 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from timm.utils import reparameterize_model
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 from pml_extensions._slim_files.answers import question
+from pml_extensions._slim_files.files import digest
 from pml_extensions.evolution import KELS, load_slim, reestimate_statistics, save_slim
 from pml_extensions.models import TwoHead
 
@@ -34,11 +35,21 @@ def path(slim, tmp_path):
 
 
 def rewritten(path, **changes):
-    """Write the file again with other metadata; a value of None leaves a key out."""
+    """Write the file again as with other metadata; a value of None leaves a key out."""
     with safe_open(path, framework="pt") as file:
         metadata = json.loads(file.metadata()[KEY])
-    metadata = {key: value for key, value in (metadata | changes).items() if value is not None}
-    save_file(load_file(path), path, metadata={KEY: json.dumps(metadata)})
+    metadata = {key: value for key, value in (metadata | changes).items() if value is not None and key != "digest"}
+    state = load_file(path)
+    save_file(state, path, metadata={KEY: json.dumps({**metadata, "digest": digest(metadata, state)})})
+
+
+def with_tensors(path, change):
+    """Change the tensors of a file, and nothing else."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    state = load_file(path)
+    change(state)
+    save_file(state, path, metadata=metadata)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
@@ -116,6 +127,11 @@ def with_settings_of_its_own(slim):
     return slim
 
 
+def noted(slim):
+    slim.fc.weight.lr_scale = 0.1
+    return slim
+
+
 def after_a_pass_with_gradients(slim):
     slim(torch.randn(1, 3, 224, 224))  # caches tensors of a graph
     return slim
@@ -143,6 +159,8 @@ RESTORED = {
     "checkpointing": lambda: then(made("test_resnet"), "set_grad_checkpointing"),
     "frozen": lambda: made("test_resnet").requires_grad_(requires_grad=False),
     "settings": lambda: with_settings_of_its_own(made("test_resnet")),
+    "noted on a parameter": lambda: noted(made("test_resnet")),
+    "tokens that no argument names": lambda: made("test_vit", reg_tokens=2),
     "a pass before": lambda: after_a_pass_with_gradients(made("levit_128s")),
     "inside two heads": lambda: KELS(0.5).slim(TwoHead(timm.create_model("test_resnet"), 8).eval()).model,
 }  # fmt: skip
@@ -178,7 +196,9 @@ def check_same(slim, again):
     for tensors in ("named_parameters", "named_buffers"):
         ours, theirs = dict(getattr(again, tensors)()), dict(getattr(slim, tensors)())
         assert ours.keys() == theirs.keys()
+        assert list(ours) == list(theirs)
         for name, tensor in theirs.items():
+            assert vars(ours[name]) == vars(tensor)
             assert torch.equal(ours[name], tensor)
             assert (ours[name].dtype, ours[name].requires_grad) == (tensor.dtype, tensor.requires_grad)
     images = torch.randn(question(slim, slim.slim_recipe["input_shapes"])[0][0])
@@ -228,7 +248,17 @@ def doubled(module, inputs, output):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda slim: slim.layer1.register_forward_hook(doubled), "in output 0, got .*hooks and methods"),
+        (lambda slim: slim.layer1.register_forward_hook(doubled), "layer1._forward_hooks is .*doubled.*hooks must be"),
+        (lambda slim: slim.fc.weight.register_hook(lambda gradient: 0 * gradient), "fc.weight._backward_hooks is"),
+        (lambda slim: prune.l1_unstructured(slim.fc, "weight", 0.5), "fc._forward_pre_hooks is .*L1Unstructured"),
+        (lambda slim: nn.utils.spectral_norm(slim.fc), "fc._forward_pre_hooks is .*SpectralNorm"),
+        (lambda slim: timm.layers.freeze_batch_norm_2d(slim.layer1), "unfreeze its norms first"),
+        (
+            lambda slim: setattr(slim, "layer1", torch.compile(slim.layer1)),
+            "layer1 is OptimizedModule .*was given to torch.compile",
+        ),
+        (lambda slim: delattr(slim.layer1[0], "conv2"), "conv2 is not there .*modules were replaced, shared"),
+        (lambda slim: setattr(slim.layer1[0], "act2", slim.layer1[0].act1), "act2 is not there and would be ReLU"),
         (
             lambda slim: parametrizations.spectral_norm(slim.fc),
             "fc is ParametrizedLinear .*remove its parametrizations",
@@ -322,23 +352,42 @@ def test_a_file_of_the_first_format_that_does_not_fit(slim, tmp_path, changes, m
         load_slim(tmp_path / "a")
 
 
-def test_a_file_with_a_tensor_too_few(path):
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    state = load_file(path)
-    del state["layer1.0.bn1.weight"]
-    save_file(state, path, metadata=metadata)
-    with pytest.raises(ValueError, match=r"other tensors .* no 'layer1.0.bn1.weight'"):
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state.pop("layer1.0.bn1.weight"),
+        lambda state: state["fc.weight"].mul_(1.0001),
+        lambda state: state["layer1.0.bn1.num_batches_tracked"].add_(1),
+        lambda state: state.update(extra=torch.zeros(1)),
+        lambda state: state.update({"fc.bias": state["fc.bias"].double()}),
+    ],
+)
+def test_a_file_with_other_tensors(path, change):
+    with_tensors(path, change)
+    with pytest.raises(ValueError, match="is damaged: it does not hold what save_slim wrote"):
         load_slim(path)
 
 
-def test_a_file_with_other_numbers(path):
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    state = load_file(path)
-    state["fc.weight"] *= 3
-    save_file(state, path, metadata=metadata)
-    with pytest.raises(ValueError, match=r"in output 0, got .*saved with timm .*another version of timm"):
+def test_a_file_in_which_a_bit_has_turned(path):
+    content = path.read_bytes()
+    for place in torch.randint(0, len(content), (50,), generator=torch.Generator().manual_seed(0)).tolist():
+        turned = bytearray(content)
+        turned[place] ^= 1 << place % 8
+        path.write_bytes(turned)
+        with pytest.raises(ValueError, match=r"damaged|complete|not written by save_slim"):
+            load_slim(path)
+
+
+@pytest.mark.parametrize("recipe", ["", "{", "[]", "null", "3", '"text"', '[["format", 2]]', '{"format": [2]}'])
+def test_a_recipe_that_is_none(path, recipe):
+    save_file(load_file(path), path, metadata={KEY: recipe})
+    with pytest.raises(ValueError, match=r"damaged|has format"):
+        load_slim(path)
+
+
+def test_another_timm_that_answers_otherwise(path, monkeypatch):
+    monkeypatch.setattr(timm.models.ResNet, "forward_head", lambda self, x, pre_logits=False: x.mean((2, 3)))
+    with pytest.raises(ValueError, match=r"numbers of output 0, got .*saved with timm .*another version of timm"):
         load_slim(path)
 
 
@@ -362,8 +411,9 @@ def test_foreign_files(path, tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "b")
     with pytest.raises(ValueError, match="no complete safetensors"):
         load_slim(tmp_path / "b")
-    with pytest.raises(FileNotFoundError, match="save_slim"):
-        load_slim(tmp_path / "none")
+    for none in (tmp_path / "none", tmp_path):
+        with pytest.raises(FileNotFoundError, match="save_slim"):
+            load_slim(none)
 
 
 @pytest.mark.parametrize(
@@ -375,6 +425,8 @@ def test_foreign_files(path, tmp_path):
         ({"architecture": "test_efficientnet"}, "other tensors.*another version of timm"),
         ({"arguments": {"num_classes": 5, "layers": [2, 1, 1, 1]}}, "other tensors"),
         ({"steps": [["reset_classifier", 3, "max"]]}, "other tensors"),
+        ({"arguments": {"no_such_argument": 5}}, "fails: TypeError: .*no_such_argument.*another version of timm"),
+        ({"steps": [["reset_classifier", 3, "no pool"]]}, "fails: AssertionError: .*another version of timm"),
     ],
 )
 def test_a_file_that_does_not_fit(path, changes, match):
