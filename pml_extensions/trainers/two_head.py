@@ -35,7 +35,18 @@ class TrainTwoHead(TrainWithClassifier):
         data, labels = curr_batch
         features = self.get_trunk_output(data)
         embeddings = self.get_final_embeddings(features)
-        logits = self.maybe_get_logits(features)
+        logits = self._logits(features)
         indices_tuple = self.maybe_mine_embeddings(embeddings, labels)
         self.losses["metric_loss"] = self.maybe_get_metric_loss(embeddings, labels, indices_tuple)
         self.losses["classifier_loss"] = self.maybe_get_classifier_loss(logits, labels)
+
+    def _logits(self, features: Any) -> Any:
+        try:
+            return self.maybe_get_logits(features)
+        except RuntimeError as error:
+            if type(error) is not RuntimeError:  # memory that ran out, and the like
+                raise
+            raise RuntimeError(
+                f"the classifier fails on the trunk's output, of shape {tuple(getattr(features, 'shape', ()))}: here "
+                f"it reads what the embedder reads, not the embedding, so make it as wide as that: {error}"
+            ) from error

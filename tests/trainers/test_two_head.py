@@ -95,3 +95,11 @@ def test_testers_hooks_and_logging_presets_work(tmp_path):
     assert {"loss_histories/metric_loss", "loss_histories/classifier_loss"} <= hooks.record_keeper.names
     assert {path.name for path in tmp_path.iterdir()} >= {"trunk_2.pth", "embedder_2.pth", "classifier_2.pth"}
     assert tester.all_accuracies["val"]["precision_at_1_level0"] > 0.5
+
+
+def test_a_classifier_of_the_embedding_is_told_what_it_reads_here():
+    trainer = TrainTwoHead(**settings(classifier_width=3))
+    with pytest.raises(
+        RuntimeError, match=r"the classifier fails on the trunk's output, of shape \(64, 8\): .*not the emb"
+    ):
+        trainer.calculate_loss((IMAGES, LABELS))
