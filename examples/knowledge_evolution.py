@@ -194,7 +194,7 @@ def main() -> None:
 
 def draw(scores: dict[str, list[list[float]]], measure: str, epochs: int) -> plt.Figure:
     """Draw the mean score by generation with its range over the seeds, full size and slim; one training is a line."""
-    figure, panels = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(9, 4.6), layout="constrained")
     for colour, (name, runs) in enumerate(scores.items()):
         axes = panels[int("slim" in name)]
         by_generation = torch.tensor(runs).expand(-1, GENERATIONS)
@@ -203,9 +203,10 @@ def draw(scores: dict[str, list[list[float]]], measure: str, epochs: int) -> plt
         axes.plot(x, by_generation.mean(0), style, color=f"C{colour}", label=name)
         low, high = by_generation.aminmax(dim=0)
         axes.fill_between(x, low, high, color=f"C{colour}", alpha=0.12, linewidth=0)
-    for axes, title in zip(panels, ("the network", "a network of the slim size"), strict=True):
+    for axes, title, columns in zip(panels, ("the network", "a network of the slim size"), (2, 1), strict=True):
         axes.set(title=title, xlabel=f"generation ({epochs} epochs each)", ylabel=measure, xticks=list(x))
-        axes.legend(frameon=False)
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17)}  # not over the data
+        axes.legend(frameon=False, fontsize="small", ncols=columns, **below)
         axes.spines[["top", "right"]].set_visible(False)
     return figure
 

@@ -45,7 +45,7 @@ def svmax_figure(results: Results) -> Figure:
         points = [(rank, gain) for name, rank, gain in gains(results) if name == loss]
         axes[2].plot(*zip(*points, strict=True), "o", color=f"C{2 + colour}", label=loss) if points else None
     axes[2].axhline(0, color="grey", linewidth=1)
-    axes[2].set(title="gain by rank", xlabel="effective rank without", ylabel="R@1 gained", xlim=(0, 64))
+    axes[2].set(title="gain by rank", xlabel="rank of training images, without", ylabel="R@1 gained", xlim=(0, 64))
     axes[3].set_axis_off()
     handles = [*axes[0].get_legend_handles_labels(), *axes[2].get_legend_handles_labels()]
     axes[3].legend(handles[0] + handles[2], handles[1] + handles[3], frameon=False, loc="center")

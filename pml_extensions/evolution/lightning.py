@@ -1,6 +1,6 @@
 """Knowledge Evolution in Lightning's trainer: one fit, several generations.
 
-Needs Lightning (``pip install "pml_extensions[loops]"``); nothing else here imports it.
+Needs Lightning (the extra ``loops``); nothing else here imports it.
 """
 
 from typing import Any

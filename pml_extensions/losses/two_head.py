@@ -33,7 +33,8 @@ class TwoHeadLoss(ModuleWithRecordsAndReducer):
         classification_loss: a loss of torch, called with logits and labels; by default ``nn.CrossEntropyLoss()``.
         metric_weight: the metric loss's weight, lambda in the paper.
         ignore_label: rows with this label are unlabelled: they do not take part in the classification loss, nor in the
-            metric loss unless ``indices_tuple`` names them. None for no such label.
+            metric loss unless ``indices_tuple`` names them. None for no such label; that of ``nn.CrossEntropyLoss``,
+            its ``ignore_index`` of -100, has to be named here, too.
         **kwargs: as for pytorch-metric-learning's losses: ``reducer`` (the two parts are added up by default; with
             ``DoNothingReducer()`` the call returns both, as a loss dict) and ``collect_stats``, with which the parts of
             the last call are recorded as ``classification_value`` and ``metric_value``, weighted.

@@ -1,6 +1,6 @@
 """The collapse monitor in Lightning's trainer.
 
-Needs Lightning (``pip install "pml_extensions[loops]"``); nothing else here imports it.
+Needs Lightning (the extra ``loops``); nothing else here imports it.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """The collapse monitor in the Trainer of Hugging Face's transformers.
 
-Needs transformers and accelerate (``pip install "pml_extensions[loops]"``); nothing else here imports them.
+Needs transformers and accelerate (the extra ``loops``); nothing else here imports them.
 """
 
 from typing import Any
