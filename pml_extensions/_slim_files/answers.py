@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pml_extensions._declared_input import stand_in_inputs
-from pml_extensions._slimming import TracingError, copy_with, tensors_in, undisturbed
+from pml_extensions._slimming import TracingError, copy_with, outputs_in, tensors_in, undisturbed
 
 __all__ = ["answers", "other_answer", "question"]
 
@@ -47,7 +47,7 @@ def answers(model: nn.Module, shapes: Shapes) -> list[Tensor]:
     inputs = [_pattern([1, *shape[1:]] if len(shape) == 4 else shape) for shape in shapes]  # one image will do
     with undisturbed():
         features = single.forward_features(*inputs) if hasattr(single, "forward_features") else ()
-        outputs = tensors_in((single(*inputs), features))
+        outputs = tensors_in((outputs_in(single(*inputs)), features))
     return [_some(output.detach()) for output in outputs]
 
 

@@ -7,7 +7,7 @@ from pml_extensions._slimming.telling import with_unread_integers
 from pml_extensions._slimming.tracing.copies import copy_with, weightless
 from pml_extensions._slimming.tracing.forward import CountOperations, shapes_of_output, undisturbed, watch_operands
 from pml_extensions._slimming.tracing.operands import NOT_MULTIPLIED, Operands
-from pml_extensions._slimming.tracing.stand_ins import ShapesOnly, stand_in, tensors_in, without_values
+from pml_extensions._slimming.tracing.stand_ins import ShapesOnly, outputs_in, stand_in, tensors_in, without_values
 
 __all__ = [
     "NOT_MULTIPLIED",
@@ -20,6 +20,7 @@ __all__ = [
     "analyse",
     "copy_with",
     "cut",
+    "outputs_in",
     "shapes_of_output",
     "stand_in",
     "tensors_in",

@@ -27,7 +27,7 @@ from pml_extensions._slimming.solving.fixing import fix_what_follows
 from pml_extensions._slimming.solving.solver import solve
 from pml_extensions._slimming.tracing.forward import Watched, watch
 from pml_extensions._slimming.tracing.module_integers import known_weights
-from pml_extensions._slimming.tracing.trace import OUTPUT, Trace
+from pml_extensions._slimming.tracing.trace import INPUT, Trace
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class Widths:
         sizes: the slim sizes of leaves.
         attributes: the slim values of integers that modules hold.
         whole: hidden widths that stay whole.
-        outputs: widths that stay whole because they are an output of the network, or tied to one.
+        outputs: widths that stay whole because they are an output of the network, or tied to one, or to what else would
+            not become narrower: an input, places in space, a table that the code computes.
         unchanged: why no width becomes narrower, or an empty string if any does.
     """
 
@@ -106,9 +107,13 @@ def analyse(model: nn.Module, inputs: tuple[Any, ...], rate: float, multiple: in
             "can be made of this model, but splits of single weights (WELS) work"
         )
     _check_results(watched, solution.sizes)
-    weight_axes = [(axis, where) for axis, where in trace.weight_axes if places.isdisjoint(leaves(axis))]
+    weight_axes = [
+        (axis, where)
+        for axis, where, added in trace.weight_axes
+        if places.isdisjoint(leaves(axis)) and (added or not _is_given(axis))
+    ]
     whole, outputs, every = (
-        _whole(weight_axes, solution.sizes, reason) for reason in (_reason, _reason_of_output, _first_reason)
+        _whole(weight_axes, solution.sizes, reason) for reason in (_reason, _reason_by_design, _first_reason)
     )
     narrower = any(n < leaf.size for leaf, n in solution.sizes.items())
     unchanged = "" if narrower else _why_unchanged(every, bool(chosen) and not targets)
@@ -133,7 +138,7 @@ def chosen_sizes(trace: Trace, rate: float, multiple: int) -> dict[Leaf, int]:
     groups) stay whole everywhere, as does the multiplier of a depthwise convolution whose channels can shrink. The
     channels of a kernel that the network computes are widths each of their own, though a parameter holds their product.
     """
-    axes = [resolve(axis) for axis, _ in trace.weight_axes]
+    axes = [resolve(axis) for axis, *_ in trace.weight_axes]
     made = {leaf for known in trace.made_kernels for leaf in leaves((known,))}
     chosen: dict[Leaf, int] = {}
     counts = {
@@ -201,24 +206,30 @@ def _whole(
     return list(found.values())
 
 
+def _is_given(axis: Axis) -> bool:
+    """Tell whether an axis is one of an input: what reads it must have its size."""
+    return all(leaf.frozen is not None and leaf.frozen.text == INPUT for leaf in leaves(axis))
+
+
 def _reason(axis: Axis) -> Reason | None:
     """Return why an axis stays whole, or None if no narrower network would differ here."""
-    if not all(leaf.produced for leaf in leaves(axis)):
-        return None
-    reasons = [leaf.frozen for leaf in reversed(list(leaves(axis)))]
-    return next((reason for reason in reasons if reason is not None and not reason.by_design), None)
+    return next((reason for reason in reversed(_reasons(axis)) if not reason.by_design), None)
 
 
-def _reason_of_output(axis: Axis) -> Reason | None:
-    """Return the reason of an axis that stays whole because it is an output of the network, else None."""
-    reason = _first_reason(axis) if _reason(axis) is None else None
-    return reason if reason is not None and reason.text == OUTPUT else None
+def _reason_by_design(axis: Axis) -> Reason | None:
+    """Return the reason of an axis that would stay whole in any narrower network, else None."""
+    return _first_reason(axis) if _reason(axis) is None else None
 
 
 def _first_reason(axis: Axis) -> Reason | None:
-    """Return why an axis that weights decide on stays whole, be it by design."""
-    reasons = [leaf.frozen for leaf in leaves(axis)] if all(leaf.produced for leaf in leaves(axis)) else []
-    return next((reason for reason in reasons if reason is not None), None)
+    """Return why an axis stays whole, be it by design."""
+    return next(iter(_reasons(axis)), None)
+
+
+def _reasons(axis: Axis) -> list[Reason]:
+    """Return why the leaves of an axis that weights decide on keep their sizes."""
+    frozen = [leaf.frozen for leaf in leaves(axis)] if all(leaf.produced for leaf in leaves(axis)) else []
+    return [reason for reason in frozen if reason is not None]
 
 
 def _why_unchanged(whole: Sequence[Whole], rounded_up: bool) -> str:

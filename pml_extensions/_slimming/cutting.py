@@ -70,7 +70,7 @@ def _check(slim: nn.Module, widths: Widths, observers: Sequence[Observer]) -> No
             ) from error
         if shapes != expected:
             raise TracingError(f"the slim network returns {shapes} where the dense one returns {expected}")
-        other = None if training else parting(watched.way, way)
+        other = None if training else parting(watched.way, way, widths.sizes)
         if other is not None:
             raise TracingError(f"the slim network goes another way than the dense one, {other}; {_UNSEEN}")
 

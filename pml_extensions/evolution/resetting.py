@@ -85,7 +85,8 @@ class LayerDefault:
                 f"{type(layer).__name__} with {attribute!r} instead, or use another resetting rule"
             )
         blanks = {id(p): nn.Parameter(torch.full(p.shape, math.nan, dtype=p.dtype)) for p in layer.parameters()}
-        computed = {id(value): value.detach() for value in vars(layer).values() if isinstance(value, Tensor)}
+        held = [value for module in layer.modules() for value in vars(module).values()]
+        computed = {id(value): value.detach() for value in held if isinstance(value, Tensor)}
         twin = copy.deepcopy(layer, {**computed, **blanks})
         as_made(twin, math.nan)
         remake = getattr(twin, "reset_parameters", None) or getattr(twin, "_reset_parameters", None)

@@ -37,10 +37,11 @@ class SlimSummary:
     """Dense against slim: parameters, operations of one input (torch's FLOP counter), and the widths that stayed whole.
 
     ``whole`` has one line for each hidden width that could not be narrowed: its size, the reason, the line of the
-    model's code; ``outputs`` for each width that is an output of the network, or tied to one. ``unchanged`` says why
-    nothing becomes narrower, and is empty where something does. ``norms`` counts the norms that gather statistics: in
-    the slim network these are the dense network's unless ``slim(data)`` estimates them anew. ``latency`` was measured
-    if it was asked for.
+    model's code; ``outputs`` for each width that is an output of the network, or tied to one, or to what else would not
+    become narrower: an input, places in space, a table that the code computes. ``unused`` names the parameters that no
+    forward pass uses; they stay as they are. ``unchanged`` says why nothing becomes narrower, and is empty where
+    something does. ``norms`` counts the norms that gather statistics: in the slim network these are the dense network's
+    unless ``slim(data)`` estimates them anew. ``latency`` was measured if it was asked for.
     """
 
     dense_parameters: int
@@ -52,6 +53,7 @@ class SlimSummary:
     unchanged: str = ""
     norms: int = 0
     latency: Latency | None = None
+    unused: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [
@@ -65,8 +67,12 @@ class SlimSummary:
         if self.latency:
             lines.append(str(self.latency))
         if self.unchanged:
-            return "\n".join([*lines, f"nothing becomes narrower: {self.unchanged}"])
-        return "\n".join([*lines, *(f"stays whole: {line}" for line in (*self.whole, *self.outputs))])
+            lines.append(f"nothing becomes narrower: {self.unchanged}")
+        else:
+            lines += [f"stays whole: {line}" for line in (*self.whole, *self.outputs)]
+        if self.unused:
+            lines.append(f"stays whole: no forward pass uses {', '.join(self.unused)}")
+        return "\n".join(lines)
 
 
 @checked_constructor

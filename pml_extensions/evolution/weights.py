@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pml_extensions._declared_input import ExampleInput, stand_in_inputs
+from pml_extensions._parametrized import hooked_weights
 from pml_extensions._sharding import is_sharded
 from pml_extensions._slimming import NOT_MULTIPLIED, Operands, TracingError, watch_operands
 
@@ -121,6 +122,9 @@ def _layer_weights(layer: nn.Module) -> Iterator[nn.Parameter]:
         for attribute, originals in layer.parametrizations.items():  # type: ignore[union-attr, operator]
             if re.fullmatch(pattern, attribute):  # of direction and length, as in weight norm, the direction
                 yield max(originals.parameters(recurse=False), key=Tensor.numel)
+    for attribute, parameter in hooked_weights(layer):
+        if re.fullmatch(pattern, attribute):
+            yield parameter
 
 
 def _reason(layer: nn.Module, parameter: nn.Parameter) -> str | None:

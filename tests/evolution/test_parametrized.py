@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrizations, parametrize, prune
 
 from pml_extensions.evolution import WELS, KaimingUniform, KnowledgeEvolution, LaterLayers, LayerDefault, ShrinkPerturb
 from pml_extensions.evolution.draws import generator_for
@@ -88,6 +88,12 @@ def own(*modules, size=12):
     return layer
 
 
+def pruned(layer):
+    """Prune half of a weight, the same half each time."""
+    mask = torch.arange(layer.weight.numel()).view_as(layer.weight) % 3 > 0
+    return prune.custom_from_mask(layer, "weight", mask)
+
+
 def orthogonal(name, rows, columns):
     kind, _, rest = name.partition(" ")
     return lambda: parametrizations.orthogonal(nn.Linear(columns, rows), "weight", kind, use_trivialization=not rest)
@@ -117,6 +123,8 @@ LAYERS = {
     "two tensors": lambda: own(Sum()),
     "own norm": lambda: own(Root()),
     "noise": lambda: own(Noise()),
+    "pruned": lambda: pruned(nn.Linear(30, 20)),
+    "pruned conv": lambda: pruned(pruned(nn.Conv2d(6, 8, 3))),
     "weight, halved": lambda: parametrize.register_parametrization(
         parametrizations.weight_norm(nn.Linear(30, 20)), "weight", Halved()
     ),
@@ -192,6 +200,8 @@ def test_a_whole_reset_is_a_fresh_layer(name):
         matrix = drawn.triu() + drawn.triu(1).mT if "symmetric" in name else drawn
         norm = torch.linalg.matrix_norm(matrix.movedim(dim, 0).flatten(1), 2)
         torch.testing.assert_close(found, matrix / norm, rtol=1e-3, atol=1e-4)
+    elif "pruned" in name:
+        torch.testing.assert_close(found, drawn * fresh.weight_mask)
     elif "8" in name:  # completed at random
         short = found if found.shape[0] < found.shape[1] else found.T
         torch.testing.assert_close(short @ short.T, torch.eye(len(short)), rtol=0, atol=1e-5)
@@ -248,7 +258,9 @@ def test_drawing_the_current_weight_changes_nothing(name, split):
     torch.testing.assert_close(weight_of(model), before, rtol=5e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["spectral", "weight", "old weight", "old spectral", "orthogonal matrix_exp, 12 x 12"])
+@pytest.mark.parametrize(
+    "name", ["spectral", "weight", "old weight", "old spectral", "orthogonal matrix_exp, 12 x 12", "pruned"]
+)
 def test_layer_default_draws_as_the_layer_was_made(name):
     model, seen = trained(LAYERS[name]), []
 
@@ -262,6 +274,22 @@ def test_layer_default_draws_as_the_layer_was_made(name):
     torch.testing.assert_close(weight_of(model), default, rtol=1e-3, atol=1e-4)  # of these layers it is the same rule
     assert seen == [(type(model[0]), "weight")]
     assert "NaN" not in str(model.state_dict())
+
+
+@pytest.mark.parametrize("name", ["old spectral", "old weight", "pruned", "pruned conv"])
+def test_what_hooks_compute_is_known_without_an_input_and_follows_at_once(name):
+    model = trained(LAYERS[name])
+    evolution(model, LaterLayers("0")).reset()
+    at_once = model[0].weight.detach().clone()
+    torch.testing.assert_close(weight_of(model), at_once)
+
+
+def test_layer_default_of_attention_with_a_pruned_projection():
+    model = nn.MultiheadAttention(8, 2)
+    prune.l1_unstructured(model.out_proj, "weight", 0.5)
+    evolution(model, WELS(0.5, example_input=(torch.randn(3, 2, 8),) * 3), LayerDefault()).reset()
+    expected = model.out_proj.weight_orig * model.out_proj.weight_mask
+    torch.testing.assert_close(model.out_proj.weight, expected)
 
 
 def test_spectral_norm_of_a_large_matrix_in_evaluation():

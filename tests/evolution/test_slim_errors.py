@@ -17,6 +17,7 @@ from torch import nn
 import pml_extensions
 from pml_extensions._slimming import analysis, cutting
 from pml_extensions._slimming.solving.solver import Solution
+from pml_extensions._slimming.tracing import size_rules
 from pml_extensions.evolution import KELS, WELS, KnowledgeEvolution, TracingError
 
 
@@ -125,6 +126,20 @@ def test_a_slim_network_that_goes_another_way(inner):
     """A width decides what is computed, by a plain integer that nobody sees."""
     with pytest.raises(TracingError, match=r"another way.*test_slim_errors.py:\d+.*not range\(\), len\(\)"):
         KELS(0.5, example_input=AT3).slim(small(inner))
+
+
+class SplitsAtAPlace(nn.Linear):
+    def forward(self, x):
+        first, rest = x.tensor_split([3], -1)
+        return super().forward(torch.cat([rest, first], -1))
+
+
+def test_a_slim_network_with_tensors_of_other_sizes(monkeypatch):
+    """A number of the code decides on a size, in an operation whose numbers are not looked at."""
+    assert KELS(0.5, example_input=AT3).slim(small(SplitsAtAPlace))[2].in_features == 6
+    monkeypatch.delitem(size_rules.USES, "tensor_split")
+    with pytest.raises(TracingError, match=r"another way.*a tensor of \[2, 2\] instead of \[2, 3\] in aten.cat"):
+        KELS(0.5, example_input=AT3).slim(small(SplitsAtAPlace))
 
 
 @lru_cache

@@ -15,8 +15,15 @@ from pml_extensions._slimming.tracing.copies import held_tensors, weightless
 from pml_extensions._slimming.tracing.modes import WatchIntegers, WatchTensors
 from pml_extensions._slimming.tracing.module_integers import equations_of_used, trace_attributes
 from pml_extensions._slimming.tracing.operands import Operands
-from pml_extensions._slimming.tracing.stand_ins import Observer, ShapesOnly, given, tensors_in, without_values
-from pml_extensions._slimming.tracing.trace import OUTPUT, Trace
+from pml_extensions._slimming.tracing.stand_ins import (
+    Observer,
+    ShapesOnly,
+    given,
+    outputs_in,
+    tensors_in,
+    without_values,
+)
+from pml_extensions._slimming.tracing.trace import INPUT, OUTPUT, Trace
 from pml_extensions._slimming.tracing.way import Way
 
 
@@ -87,21 +94,22 @@ def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Watched:
     """
     lean = weightless(model)
     named = dict(held_tensors(lean))
-    trace, counted, way = Trace(), CountOperations(), Way()
+    trace, counted = Trace(), CountOperations()
+    way = Way(trace)
     trace.hold(tensors_in(inputs))
     operands = Operands(trace, dict(lean.named_parameters()), tensors_in(inputs))
     tensors = WatchTensors(trace, filter(without_values, tensors_in(inputs)), operands.observe, counted, way)
     trace_attributes(lean, trace.equations)
     _listen(lean, trace)
     for tensor in tensors_in(inputs):
-        trace.freeze(tensor, "an input of the network")
+        trace.freeze(tensor, INPUT)
 
     def traced(run: Callable[[], Any]) -> list[torch.Size]:
         tensors.hide(lean.parameters())
         trace.add_parameters(lean.parameters())
         trace.hold(tensor for _, tensor in held_tensors(lean))
         with tensors, WatchIntegers(trace, tensors.is_unknown):
-            outputs = tensors_in(run())
+            outputs = outputs_in(run())
         for tensor in outputs:
             trace.freeze(tensor, OUTPUT)
         return [tensor.shape for tensor in outputs]
@@ -111,6 +119,7 @@ def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Watched:
 
     with undisturbed():
         shapes, trained, calls = traced(forward), None, 1
+        left = {name: t for name, t in held_tensors(lean) if name in named and not trace.seen(named[name])}
         tensors.observers.clear()  # what a later call or training alone uses is no weight
         if any(named.get(name) is not tensor for name, tensor in held_tensors(lean)):
             with suppress(TracingError):  # a model may have to be reset between calls
@@ -120,14 +129,16 @@ def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Watched:
                 lean.train()
                 trained = traced(forward)
             lean.eval()
+        with tensors, WatchIntegers(trace, tensors.is_unknown):  # weights that are computed are so once more
+            trace.equations.extend(list(equations_of_used(lean, trace)))
     complete = all(map(trace.seen, lean.parameters()))
-    trace.equations.extend(equations_of_used(lean, trace))
     axes = {name: trace.axes(tensor) for name, tensor in named.items() if trace.seen(tensor)}
     results = [
         name
         for name, tensor in held_tensors(model)
         if name in axes and (_is_result(model, tensor) or (not complete and _is_computed_anew(model, name, inputs)))
     ]
+    axes.update((name, trace.axes(t)) for name, t in left.items() if trace.seen(t) and t.shape == named[name].shape)
     return Watched(trace, axes, operands, counted.total, way, results, complete, inputs, shapes, trained, calls)
 
 
@@ -204,4 +215,4 @@ def shapes_of_output(
         for _ in range(calls - 1):
             lean(*given(inputs))
             shapes.observers.clear()
-        return [tensor.shape for tensor in tensors_in(lean(*given(inputs)))]
+        return [tensor.shape for tensor in outputs_in(lean(*given(inputs)))]

@@ -19,7 +19,7 @@ from pml_extensions._slimming.tracing.forward import undisturbed
 from pml_extensions._slimming.tracing.modes import WatchIntegers, WatchTensors
 from pml_extensions._slimming.tracing.module_integers import equations_of, trace_attributes
 from pml_extensions._slimming.tracing.stand_ins import given, tensors_in, without_values
-from pml_extensions._slimming.tracing.trace import Trace
+from pml_extensions._slimming.tracing.trace import INPUT, Trace
 
 __all__ = ["ask", "can_be_asked", "can_be_fused", "fuse"]
 
@@ -81,7 +81,7 @@ class _Copy:
         self._tensors = _WatchMemory(self.trace, unknown)
         trace_attributes(self.model, self.trace.equations)
         for tensor in tensors_in(inputs):
-            self.trace.freeze(tensor, "an input of the network")
+            self.trace.freeze(tensor, INPUT)
         for name, tensor in held_tensors(self.model):
             if name in axes:
                 self.trace.give(tensor, axes[name])

@@ -62,8 +62,7 @@ class WatchTensors(ShapesOnly):  # type: ignore[no-untyped-call]  # torch is unt
         rule = RULES.get(packet) or (value_rules.elementwise if torch.Tag.pointwise in func.tags else _unknown)
         axes = rule(call)
         many = [axes] if isinstance(out, Tensor) else axes
-        shaped = [tensor for tensor in operands if tensor.ndim]  # a weight stays one, whatever number it is divided by
-        made_of_weights = shaped and packet not in _PRODUCTS and all(map(self._trace.is_weight, shaped))
+        made_of_weights = packet not in _PRODUCTS and self._makes_a_weight(rule, operands)
         written = {id(call[argument.name]) for argument in func._schema.arguments if argument.is_out}  # as by ``out=``
         for tensor, its_axes in zip(results, many, strict=True):
             if isinstance(tensor, Tensor):
@@ -73,6 +72,16 @@ class WatchTensors(ShapesOnly):  # type: ignore[no-untyped-call]  # torch is unt
                 self._trace.give(tensor, list(its_axes))
                 if made_of_weights:
                     self._trace.add_parameters([tensor])
+
+    def _makes_a_weight(self, rule: Any, operands: Sequence[Tensor]) -> bool:
+        """Tell whether a result is a weight: of weights alone, or rescaled or masked by what no activation decides.
+
+        A number does not count: a weight stays one, whatever it is divided by.
+        """
+        shaped = [tensor for tensor in operands if tensor.ndim]
+        others = [tensor for tensor in shaped if not self._trace.is_weight(tensor)]
+        known = rule is value_rules.elementwise and not any(tensor in self._unknown for tensor in others)
+        return len(others) < len(shaped) and (known or not others)
 
 
 def _check(func: Any, tensor: Tensor, axes: Axes) -> None:

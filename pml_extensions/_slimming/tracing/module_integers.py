@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils import parametrize
 
 from pml_extensions._slimming.algebra.axes import Axis
 from pml_extensions._slimming.algebra.integers import (
@@ -64,28 +65,43 @@ def known_weights(model: nn.Module) -> set[str]:
 
 
 def _get(module: nn.Module, path: str) -> object:
-    value: object = module
-    for name in path.split("."):
-        value = getattr(value, name, None)
-    return value
+    """Return a tensor of a module; one that is computed as in evaluation, which leaves the state of its norms alone."""
+    owner, _, name = path.rpartition(".")
+    holder: Any = getattr(module, owner, None) if owner else module
+    if not (isinstance(holder, nn.Module) and parametrize.is_parametrized(holder, name)):
+        return getattr(holder, name, None)
+    chain: Any = holder.parametrizations[name]  # type: ignore[index]  # a ModuleDict
+    modes = [(part, part.training) for part in chain.modules()]
+    try:
+        chain.eval()
+        with torch.no_grad():
+            return getattr(holder, name)
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def _shape(module: nn.Module, path: str) -> torch.Size:
+    tensor: Any = _get(module, path)
+    return torch.Size(tensor.shape)
 
 
 def grouped_channels(module: nn.Module) -> str | None:
     """Return which integer of a convolution is the size of its weight's second dimension, times its groups."""
-    if not (isinstance(module, _ConvNd) and isinstance(module.weight, Tensor)):
+    if not (isinstance(module, _ConvNd) and isinstance(_get(module, "weight"), Tensor)):
         return None
     return "out_channels" if isinstance(module, _ConvTransposeNd) else "in_channels"
 
 
 def derived_integers(module: nn.Module) -> dict[str, int]:
     """Return what the integers of a torch.nn module must be, given its tensors and its other integers."""
-    values = {attribute: _get(module, tensor).shape[dimension] for attribute, tensor, dimension in sizes_of(module)}  # type: ignore[attr-defined]
+    values = {attribute: _shape(module, tensor)[dimension] for attribute, tensor, dimension in sizes_of(module)}
     grouped: Any = module
     name = grouped_channels(module)
     if name is not None:
-        values[name] = grouped.weight.shape[1] * grouped.groups
+        values[name] = _shape(module, "weight")[1] * grouped.groups
     if isinstance(module, nn.MultiheadAttention):
-        values["head_dim"] = module.out_proj.weight.shape[1] // module.num_heads
+        values["head_dim"] = _shape(module, "out_proj.weight")[1] // module.num_heads
     return values
 
 
@@ -98,7 +114,7 @@ def equations_of(module: nn.Module, axes_of: Callable[[Tensor], Sequence[Axis]])
     grouped: Any = module
     name = grouped_channels(module)
     if name is not None:
-        found[name] = Operation("*", Size(axes_of(grouped.weight)[1]), expression_of(grouped.groups))
+        found[name] = Operation("*", Size(axes_of(_get(module, "weight"))[1]), expression_of(grouped.groups))  # type: ignore[arg-type]
     for attribute, expression in found.items():
         yield Equation(expression_of(getattr(module, attribute)), "==", expression)
 

@@ -150,7 +150,7 @@ def leading(axis: Axis, length: int) -> Axis:
     return axis
 
 
-@use("split", "split_with_sizes", "unsafe_split")
+@use("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes")
 def _split(use: Use) -> None:
     sections = use.argument(1, "split_size_or_sections", "split_size", "split_sizes")
     d = _dim(use, 2)
@@ -173,6 +173,41 @@ def _chunk(use: Use) -> None:
     whole = Operation("+", Size(use.axes(tensor)[d]), int(chunks) - 1)
     for part in use.out[:-1]:
         use.require(Operation("//", whole, int(chunks)), use.axes(part)[d])
+
+
+@use("tensor_split")
+def _tensor_split(use: Use) -> None:
+    _split_along(use, _dim(use, 2))
+
+
+@use("hsplit")
+def _hsplit(use: Use) -> None:
+    _split_along(use, min(1, use.args[0].ndim - 1))
+
+
+@use("vsplit")
+def _vsplit(use: Use) -> None:
+    _split_along(use, 0)
+
+
+@use("dsplit")
+def _dsplit(use: Use) -> None:
+    _split_along(use, 2)
+
+
+def _split_along(use: Use, d: int) -> None:
+    """Add the equations of a split into a number of parts, or at the places of a list or tensor."""
+    axis = use.axes(use.args[0])[d]
+    at = use.argument(1, "indices_or_sections", "tensor_indices_or_sections", "sections", "indices")
+    at = at.tolist() if isinstance(at, Tensor) else at
+    if isinstance(at, (tuple, list)):
+        for place in at:
+            _bound(use, axis, place)
+        return
+    use.pin(at)
+    for i, part in enumerate(use.out):
+        parts = Operation("//", Operation("+", Size(axis), int(at) - 1 - i), int(at))  # the first get what is left over
+        use.require(parts, use.axes(part)[d])
 
 
 @use("narrow")

@@ -5,11 +5,16 @@ on a stand-in give stand-ins again, their shapes from the meta kernels; what dep
 masks, window indices) is computed as ever. So the largest network is traced in the time that its Python code takes.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
+from enum import Enum
+from types import FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -74,6 +79,44 @@ def tensors_in(tree: Any) -> list[Tensor]:
     elif not isinstance(tree, (list, tuple)):
         return []
     return [tensor for item in tree for tensor in tensors_in(item)]
+
+
+def outputs_in(value: Any) -> list[Tensor]:
+    """Return the tensors of what a network returns: of a nest, of records, or else of whatever objects it returns.
+
+    Beside tensors, an object of another class is a state, as a cache of keys and values is: part of no output.
+
+    Raises:
+        TracingError: if there are none.
+    """
+    found = tensors_in(_opened(value, _RECORDS, set())) or tensors_in(_opened(value, (object,), set()))
+    if not found:
+        raise TracingError(
+            f"the forward pass must return tensors, alone or in lists, dicts or objects; got {type(value).__name__}"
+        )
+    return found
+
+
+_RECORDS = (SimpleNamespace, Distribution)
+_NO_RECORDS = (nn.Module, type, FunctionType, MethodType, ModuleType, torch.dtype, torch.device, str, bytes, Enum)
+
+
+def _opened(value: Any, records: tuple[type, ...], seen: set[int]) -> Any:
+    """Return a nest in which objects of some classes, and dataclasses, are lists of what they hold."""
+    if isinstance(value, Tensor):
+        return value
+    if id(value) in seen:
+        return None
+    seen.add(id(value))
+    if isinstance(value, Mapping):
+        return [_opened(item, records, seen) for item in value.values()]
+    if isinstance(value, (list, tuple, set, frozenset, deque)):
+        return [_opened(item, records, seen) for item in value]
+    if isinstance(value, _NO_RECORDS) or not (isinstance(value, records) or is_dataclass(value)):
+        return None
+    slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
+    held = [getattr(value, name, None) for name in slots] + list(getattr(value, "__dict__", {}).values())
+    return [_opened(item, records, seen) for item in held]
 
 
 class ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch is untyped there

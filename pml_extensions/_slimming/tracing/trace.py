@@ -9,8 +9,9 @@ from pml_extensions._slimming.algebra.axes import Axes, Axis, Leaf, Reason, free
 from pml_extensions._slimming.algebra.integers import Equation
 from pml_extensions._slimming.locations import where
 
-__all__ = ["OUTPUT", "Trace"]
+__all__ = ["INPUT", "OUTPUT", "Trace"]
 
+INPUT = "an input of the network"
 OUTPUT = "an output of the network"
 
 
@@ -19,7 +20,8 @@ class Trace:
 
     Attributes:
         equations: what must hold between the integers of the model's code and the sizes of axes.
-        weight_axes: the axes of convolutions and products with a parameter, in order of use, with the line of code.
+        weight_axes: the axes of convolutions and products with a parameter, in order of use, with the line of code, and
+            whether the parameter adds the axis to the product.
         mixtures: for each product with a parameter, the contracted axis and the parameter's other one.
         multiplied: channels of depthwise convolutions, and how many outputs each of them gets.
         made_kernels: leaves of the channels of convolutions whose kernel the network computes.
@@ -29,7 +31,7 @@ class Trace:
     def __init__(self) -> None:
         self.equations: list[Equation] = []
         self.default_scales: list[tuple[str, Axis]] = []
-        self.weight_axes: list[tuple[Axis, str]] = []
+        self.weight_axes: list[tuple[Axis, str, bool]] = []
         self.mixtures: list[tuple[Axis, Axis]] = []
         self.multiplied: list[tuple[Axis, Axis]] = []
         self.made_kernels: set[Leaf] = set()

@@ -68,7 +68,7 @@ def _product(call: Call, left: str, right: str) -> Axes:
 
 def mark(call: Call, axis: Axis, produced: bool = False) -> None:
     """Note that an axis is one of a weight, and whether the weight decides what the axis holds."""
-    call.trace.weight_axes.append((axis, where() or f"submodule {call.trace.module!r}"))
+    call.trace.weight_axes.append((axis, where() or f"submodule {call.trace.module!r}", produced))
     for leaf in leaves(axis) if produced else ():
         leaf.produced = True
 
@@ -110,6 +110,27 @@ def _mv(call: Call) -> Axes:
 def _dot(call: Call) -> Axes:
     call.unify(call.axes()[0], call.axes("tensor" if "tensor" in call.arguments else "other")[0])
     return []
+
+
+@rule(aten._trilinear)
+def _trilinear(call: Call) -> Axes:
+    """Multiply three tensors, each spread over the dimensions that it lacks, and add up along some of them."""
+    expanded = []
+    for name, missing in (("i1", "expand1"), ("i2", "expand2"), ("i3", "expand3")):
+        axes = list(call.axes(name))
+        for d in sorted(call[missing]):
+            axes.insert(d, ())
+        expanded.append(axes)
+    joined = []
+    for d, meeting in enumerate(zip(*expanded, strict=True)):
+        wide: Axes = [axis for axis in meeting if size(axis) > 1] or [()]
+        for other in wide[1:]:
+            call.unify(wide[0], other)
+        joined.append(resolve(wide[0]))
+        for name, axis in zip(("i1", "i2", "i3"), meeting, strict=True):
+            if call.trace.is_weight(call[name]) and size(axis) > 1:
+                mark(call, axis, produced=d not in call["sumdim"])
+    return [axis for d, axis in enumerate(joined) if d not in call["sumdim"]]
 
 
 @rule(aten.convolution, aten._convolution)

@@ -67,7 +67,10 @@ class KELS:
         given = self.example_input if isinstance(self.example_input, tuple) else (self.example_input,)
         if self.example_input is not None and not all(isinstance(tensor, Tensor) for tensor in given):
             kinds = ", ".join(type(tensor).__name__ for tensor in given)
-            raise TypeError(f"example_input must be a tensor or a tuple of tensors, got {kinds}")
+            raise TypeError(
+                f"example_input must be a tensor or a tuple of tensors, got {kinds}; for keyword arguments, dicts or "
+                "nests give KELS a module around the model whose forward takes tensors and hands them on"
+            )
 
     def __call__(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the masks of ``model``, which is not touched."""
@@ -151,6 +154,7 @@ class KELS:
             widths.unchanged,
             norms=sum(bool(statistics_of(module)) for module in slim.modules()),
             latency=measure(model, slim, latency) if latency else None,
+            unused=tuple(name for name, _ in model.named_parameters() if widths.kept(name) is None),
         )
 
 

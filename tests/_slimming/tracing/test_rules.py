@@ -201,7 +201,19 @@ def distances(x):
     return torch.cdist(tokens_of(x), tokens_of(x)[:, :4]).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
+def turned(parts, dim=1):
+    return torch.cat(parts[::-1], dim)
+
+
 OPERATIONS = {
+    "split at places": (lambda x: turned(x.tensor_split([3], 1)), 8),
+    "split at places of a tensor": (lambda x: turned(torch.tensor_split(x, torch.tensor([2, 5]), dim=1)), 8),
+    "split in uneven parts": (lambda x: turned(x.tensor_split(3, dim=1)), 8),
+    "split at half its size": (lambda x: turned(x.tensor_split((x.shape[1] // 2,), 1)), 8),
+    "horizontally": (lambda x: turned(torch.hsplit(x, [3])), 8),
+    "vertically": (lambda x: turned(torch.vsplit(x.transpose(0, 1), (2, 3)), 0).transpose(0, 1), 8),
+    "in depth": (lambda x: turned(x.transpose(1, 2).dsplit([3]), 2).transpose(1, 2), 8),
+    "unsafe split": (lambda x: turned(torch.unsafe_split_with_sizes(x, [3, 5], 1)), 8),
     "put at places": (put_at_places, 12),
     "put by mask": (put_by_mask, 12),
     "scatter": (scattered, 12),
@@ -290,6 +302,24 @@ def test_slim_is_exact_and_narrower(name, rate):
     slim = split.slim(model)
     assert slim(torch.randn(3, 3, 8, 8)).shape == (3, 5)
     assert slim.second.out_channels < 12
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.3])
+def test_bilinear_layers(rate):
+    class Pairs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right, self.pair = nn.Linear(4, 12), nn.Linear(4, 10), nn.Bilinear(12, 10, 14)
+            self.head = nn.Linear(14, 3)
+
+        def forward(self, x):
+            return self.head(self.pair(self.left(x), self.right(x)))
+
+    model, split = Pairs(), KELS(rate, example_input=torch.randn(2, 4))
+    pair = split.slim(model).pair
+    assert pair.weight.shape == tuple(math.ceil(rate * n) for n in (14, 12, 10))
+    assert (pair.out_features, pair.in1_features, pair.in2_features) == pair.weight.shape
+    assert exactness(model, split)[1] < 1e-9
 
 
 def test_bags_of_embeddings():
