@@ -24,8 +24,10 @@ AWKWARD = {  # those of which the forward pass does not read what they tell, mad
     "levit_128s": {},  # a list of widths
     "swin_tiny_patch4_window7_224": {"embed_dim": 24, "depths": (1, 1, 1, 1)},  # channels last
     "test_convnext": {},
+    "test_nfnet": {},  # a head that tells of itself
+    "visformer_tiny": {"depth": (1, 1, 1)},  # embed_dim is the width of a stage before the last
 }  # fmt: skip
-QUICK = {"twins_svt_small", "tnt_s_legacy_patch16_224", "test_convnext"}
+QUICK = {"twins_svt_small", "tnt_s_legacy_patch16_224", "test_convnext", "test_nfnet", "visformer_tiny"}
 NOT_IN_FEW = [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in AWKWARD]
 
 
@@ -78,6 +80,14 @@ def test_new_classifier_where_nothing_pools(name):
     slim = KELS(0.5).slim(made(name, global_pool="")).eval()
     slim.reset_classifier(6)
     assert slim(torch.randn(2, 3, 64, 64)).shape[:2] == (2, 6)
+
+
+@pytest.mark.parametrize("name", ["test_nfnet", "test_byobnet", "test_mambaout", "test_coatnet"])
+def test_a_head_that_is_reset_by_itself(name):
+    slim = KELS(0.3).slim(made(name)).eval()
+    slim.head.reset(6)
+    assert slim(torch.randn(2, *slim.pretrained_cfg["input_size"])).shape == (2, 6)
+    assert slim.head.num_features == slim.head.fc.in_features
 
 
 class Segmenter(nn.Module):

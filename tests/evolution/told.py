@@ -8,6 +8,8 @@ from pml_extensions._declared_input import stand_in_inputs
 from pml_extensions._slimming import ShapesOnly, tensors_in, undisturbed, weightless
 
 LISTS = ("embed_dim", "embed_dims", "num_features")
+TAKEN = ("in_features", "in_channels", "in_chs")
+RETURNED = ("num_features", "hidden_size", "out_features", "out_channels", "out_chs")
 
 
 def told_and_returned(model, inputs=None):
@@ -23,6 +25,7 @@ def told_and_returned(model, inputs=None):
             outputs = tensors_in(lean(*inputs))
             found["features_only"] = (lean.feature_info.channels(), [channels_of(lean, t) for t in outputs])
         else:
+            parts, handles = parts_told(lean)
             features = lean.forward_features(*inputs)
             stages = []
             with suppress(Exception):  # not every model has them
@@ -31,11 +34,15 @@ def told_and_returned(model, inputs=None):
                 found["feature_info"] = (channels, stages)
             with suppress(Exception):  # nor a head that can stop
                 found |= told_of_head(lean, lean.forward_head(features, pre_logits=True))
+            found |= parts
+            for handle in handles:
+                handle.remove()
             maps = [channels_of(lean, t) for t in tensors_in(features)]
             for name in LISTS:
                 value = getattr(lean, name, None)
                 if isinstance(value, int) and len(maps) == 1:
                     found[name] = (value, maps[0])
+                    found[f"{name} of a stage"] = (value, value if value in stages else stages)
                 elif isinstance(value, list | tuple):
                     found |= {f"{name} of maps": (list(value), maps), f"{name} of stages": (list(value), stages)}
             if lean.num_classes:
@@ -51,6 +58,24 @@ def told_of_head(model, pooled):
     if isinstance(classifier, nn.Linear):
         found["classifier"] = (classifier.in_features, width)
     return found
+
+
+def parts_told(model):
+    """Return what parts of a model tell of the channels that they take and return, to be filled by a pass."""
+    found, handles = {}, []
+
+    def note(path, module, given, out):
+        for names, tensors in ((TAKEN, tensors_in(given)), (RETURNED, tensors_in(out))):
+            for name in names:
+                told = getattr(module, name, None)
+                if isinstance(told, int) and tensors and tensors[0].ndim > 1:
+                    shape = tensors[0].shape
+                    found[f"{path}.{name}"] = (told, told if told in {shape[1], shape[-1]} else shape)
+
+    for path, module in model.named_modules():
+        if path:
+            handles.append(module.register_forward_hook(lambda m, i, out, path=path: note(path, m, i, out)))
+    return found, handles
 
 
 def taps_of(model, entries, inputs):

@@ -17,6 +17,8 @@ from pml_extensions._slimming.tracing.trace import Trace
 
 _METHODS = ("forward_features", "forward_intermediates")
 _LISTS = ("embed_dim", "embed_dims", "num_features")  # of models that tell one width a stage or branch
+_TAKEN = ("in_features", "in_channels", "in_chs")  # by parts of models, such as heads and stems
+_RETURNED = ("num_features", "hidden_size", "out_features", "out_channels", "out_chs")
 
 
 def has_contract(module: nn.Module) -> bool:
@@ -47,6 +49,9 @@ class Contract:
             if method is not None:
                 vars(self._model)[name] = self._noting(method)
         modules = dict(self._model.named_modules())
+        for path, module in modules.items():
+            if any(isinstance(vars(module).get(name), int) for name in (*_TAKEN, *_RETURNED)) and path:
+                module.register_forward_hook(lambda _m, given, out, path=path: self._tell_part(path, given, out))
         for place, entry in enumerate(_entries(self._model)):
             name = str(entry.get("module") or "no name")
             module = modules.get(name) or modules.get(name.replace(".", "_"))  # as timm's extractors flatten it
@@ -118,6 +123,14 @@ class Contract:
             if isinstance(value, int) and isinstance(out, Tensor):
                 self._tell(Attribute(self._path, name, (), int(value)), out)
 
+    def _tell_part(self, path: str, given: Any, out: Any) -> None:
+        """Let a part of the model tell of the channels that it takes and returns; a head of its pre-logits."""
+        held, full = vars(self._model.get_submodule(path)), ".".join(filter(None, [self._path, path]))
+        for names, tensors in ((_TAKEN, tensors_in(given)), (_RETURNED, tensors_in(out))):
+            for name in names:
+                if isinstance(held.get(name), int) and tensors:
+                    self._tell(Attribute(full, name, (), int(held[name])), tensors[0])
+
     def _tell_entries(self, places: Sequence[int], outputs: Any, fmt: str | None = None) -> None:
         """Let outputs, in order, be what entries of feature_info tell of."""
         stages = tensors_in(outputs)
@@ -138,12 +151,16 @@ class Contract:
         return Attribute(self._path, "feature_info", (place, "num_chs"), int(entries[place]["num_chs"]))
 
     def _tell_lists(self) -> None:
-        """Tell the lists of widths: one for each map of features, or for each entry of feature_info."""
+        """Tell the lists of widths: one for each map of features or entry of feature_info; one width is any entry's."""
         maps = [self._channels(out) for out in tensors_in(self._features)]
         stages = [[self._told[at]] for at in map(self._entry, range(len(_entries(self._model)))) if at in self._told]
         for name in _LISTS:
             widths = vars(self._model).get(name)
-            if isinstance(widths, list | tuple):
+            if isinstance(widths, int):
+                axis = _of_size([axis for stage in reversed(stages) for axis in stage], widths)
+                if axis is not None:
+                    self._told.setdefault(Attribute(self._path, name, (), int(widths)), axis)
+            elif isinstance(widths, list | tuple):
                 for source in (maps, stages):
                     pairs = zip(source, widths, strict=False)
                     axes = [axis for several, width in pairs if (axis := _of_size(several, width)) is not None]
