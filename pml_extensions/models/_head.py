@@ -49,7 +49,7 @@ def look_at_head(model: Any, input_size: Sequence[int] | None = None) -> Head:
     """
     images = _images(model, input_size)
     lean = weightless(model)
-    with undisturbed(), _Watch(lean, images) as watch:
+    with undisturbed(lean), _Watch(lean, images) as watch:
         features, _ = watch.seen(lambda: lean.forward_features(images))
         _train(lean)
         pooled, to_pooled = watch.seen(lambda: lean.forward_head(features, pre_logits=True))

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from functools import wraps
 from types import FunctionType
 from typing import Any
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from pml_extensions._slimming.tracing.functions import REFERRING, Owner
-from pml_extensions._slimming.tracing.stand_ins import MissingValueError, stand_in_parameter
+from pml_extensions._slimming.locations import TracingError
+from pml_extensions._slimming.tracing.functions import REFERRING, Owner, holding
+from pml_extensions._slimming.tracing.stand_ins import glancing, stand_in_parameter
 
 Replacement = Callable[[str, Tensor], Tensor]
 
@@ -19,6 +21,7 @@ _HOOKS = {
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks",
     "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
 }  # fmt: skip
+_VARIABLES = "_variables_of_hooks"  # where a copy for a pass holds them
 _NO_ATTRIBUTES = {"_parameters", "_buffers", "_modules", *_HOOKS}
 
 
@@ -72,8 +75,9 @@ def copy_with(model: nn.Module, replacement: Replacement) -> Any:
 def weightless(model: nn.Module) -> Any:
     """Return a deep copy of a model with stand-ins for its parameters, on the CPU, in eval mode.
 
-    Its forward hooks take part, apart from the model and from whatever else they write to. One that cannot be copied
-    for that is left out, and one that needs values has no effect.
+    Its forward hooks take part, apart from the model and from whatever else they write to: during a pass, with the
+    copy's ``surrounding``, their variables hold copies. One whose variables cannot be copied is left out. One that
+    looks at values, as logs do, sees zeros, and has no effect where it fails on them.
     """
 
     def replacement(_name: str, tensor: Tensor) -> Tensor:
@@ -90,6 +94,11 @@ def weightless(model: nn.Module) -> Any:
     return _copy(model, replacement, {"_forward_hooks": hook, "_forward_pre_hooks": hook}, apart=True).eval()
 
 
+def surrounding(copied: nn.Module) -> AbstractContextManager[None]:
+    """Let the variables of a copy's hooks hold what is the copy's for a while, whatever code uses them."""
+    return holding(vars(copied).get(_VARIABLES, []))
+
+
 def _copy(
     model: nn.Module, replacement: Replacement, hooks: Mapping[str, Callable[[Owner, Any], Any]], *, apart: bool
 ) -> Any:
@@ -99,17 +108,47 @@ def _copy(
     for module in modules:
         memo.update({id(vars(module)[name]): type(vars(module)[name])() for name in _HOOKS & vars(module).keys()})
     with _Replacing(replacement):
-        copied = copy.deepcopy(model, memo)
+        copied = _deep_copy(model, memo)
         owner, sharing = Owner(memo, apart), Owner(memo, apart=False)
         pairs = [(vars(a), vars(b)) for a, b in zip(modules, copied.modules(), strict=True)]
         for held, its in pairs:
             for name in hooks.keys() & held.keys():
                 made = {key: hooks[name](owner, hook) for key, hook in held[name].items()}
                 its[name].update({key: hook for key, hook in made.items() if hook is not None})
+        if apart:
+            vars(copied)[_VARIABLES] = owner.variables
         for held, its in pairs:
             for name in (held.keys() & its.keys()) - _NO_ATTRIBUTES:
                 its[name] = _with_own_functions(held[name], its[name], sharing)
     return copied
+
+
+def _deep_copy(model: nn.Module, memo: dict[int, Any]) -> Any:
+    known = dict(memo)
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise TracingError(
+            f"the model must be one that copy.deepcopy takes, but it fails on {_uncopied(model, known)}: "
+            f"{type(error).__name__}: {error}; keep such an object elsewhere, or give its class a __deepcopy__"
+        ) from error
+
+
+def _uncopied(model: nn.Module, memo: dict[int, Any]) -> str:
+    """Return the name of the attribute on which a deep copy fails, or of the model's class if it is none."""
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if name not in _NO_ATTRIBUTES and not _is_copied(value, dict(memo)):
+                return repr(".".join(filter(None, [path, name])))
+    return type(model).__name__
+
+
+def _is_copied(value: Any, memo: dict[int, Any]) -> bool:
+    try:
+        copy.deepcopy(value, memo)
+    except Exception:  # noqa: BLE001  # whatever the object's class raises
+        return False
+    return True
 
 
 def _with_own_functions(original: Any, copied: Any, owner: Owner) -> Any:
@@ -127,14 +166,16 @@ def _with_own_functions(original: Any, copied: Any, owner: Owner) -> Any:
 
 
 def _without_values(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a hook that has no effect where it fails for want of values: it may look at them, as logs do."""
-    errors = Exception if isinstance(hook, FunctionType) else MissingValueError
+    """Return a hook that sees zeros where it looks at values, as logs do, and has no effect where it fails on them."""
 
     @wraps(hook)
     def tried(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return hook(*args, **kwargs)
-        except errors:
-            return None
+        with glancing() as glances:
+            try:
+                return hook(*args, **kwargs)
+            except Exception:
+                if not glances and not isinstance(hook, FunctionType):
+                    raise
+        return None
 
     return tried

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import flop_registry
 
 from pml_extensions._slimming.algebra.axes import Axis
 from pml_extensions._slimming.locations import TracingError
-from pml_extensions._slimming.tracing.copies import held_tensors, weightless
+from pml_extensions._slimming.tracing.copies import held_tensors, surrounding, weightless
 from pml_extensions._slimming.tracing.modes import WatchIntegers, WatchTensors
 from pml_extensions._slimming.tracing.module_integers import equations_of_used, trace_attributes
 from pml_extensions._slimming.tracing.operands import Operands
@@ -72,9 +72,14 @@ class CountOperations:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """Leave the random state alone, and keep autocast, gradients and fused CPU kernels out of the way."""
+def undisturbed(copied: nn.Module | None = None) -> Iterator[None]:
+    """Leave the random state alone, and keep autocast, gradients and fused CPU kernels out of the way.
+
+    The hooks of a copy for a pass, if one is given, leave alone what they share with the model's.
+    """
     with ExitStack() as stack:
+        if copied is not None:
+            stack.enter_context(surrounding(copied))
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.no_grad())
@@ -117,7 +122,7 @@ def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Watched:
     def forward() -> Any:
         return _run(lean, trace, inputs)
 
-    with undisturbed():
+    with undisturbed(lean):
         shapes, trained, calls = traced(forward), None, 1
         left = {name: t for name, t in held_tensors(lean) if name in named and not trace.seen(named[name])}
         tensors.observers.clear()  # what a later call or training alone uses is no weight
@@ -157,7 +162,7 @@ def _is_computed_anew(model: nn.Module, name: str, inputs: tuple[Any, ...]) -> b
         return False
     held[attribute] = type(held[attribute])() if type(held[attribute]) in {list, dict} else None
     unknown = [*filter(without_values, tensors_in(inputs)), *lean.parameters()]
-    with suppress(Exception), undisturbed(), ShapesOnly(unknown):
+    with suppress(Exception), undisturbed(lean), ShapesOnly(unknown):
         lean(*given(inputs))
     return bool(tensors_in(held[attribute]))
 
@@ -172,7 +177,7 @@ def watch_operands(model: nn.Module, inputs: tuple[Tensor, ...]) -> Operands:
     trace.add_parameters(lean.parameters())
     _listen(lean, trace)
     unknown = [*filter(without_values, inputs), *lean.parameters()]
-    with undisturbed(), WatchTensors(trace, unknown, operands.observe):
+    with undisturbed(lean), WatchTensors(trace, unknown, operands.observe):
         _run(lean, trace, inputs)
     return operands
 
@@ -211,7 +216,7 @@ def shapes_of_output(
     """
     lean = weightless(model).train(training)
     unknown = [*filter(without_values, tensors_in(inputs)), *lean.parameters()]
-    with undisturbed(), ShapesOnly(unknown, *observers) as shapes:
+    with undisturbed(lean), ShapesOnly(unknown, *observers) as shapes:
         for _ in range(calls - 1):
             lean(*given(inputs))
             shapes.observers.clear()

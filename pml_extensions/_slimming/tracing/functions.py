@@ -2,24 +2,50 @@
 
 ``copy.deepcopy`` takes a function as it is. A hook that is one, and writes to its model or to a list there, would write
 to those of the original. So the function is made anew, around what the copy holds in their place: in the cells of its
-closure, its defaults, and the globals that it names.
+closure, its defaults, and the globals that it names. Around a copy that lives for a pass alone, nothing is made anew:
+for the time of the pass, the very variables hold what is the copy's, for whatever code reads and writes them.
 """
 
 import copy
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import WRAPPER_ASSIGNMENTS, partial
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
-from weakref import ref
+from weakref import WeakMethod, ref
 
-__all__ = ["REFERRING", "Owner"]
+__all__ = ["REFERRING", "Owner", "Variable", "holding"]
 
 REFERRING = (FunctionType, BuiltinFunctionType, partial, ref)  # what deepcopy takes as it is, or with such in it
 _NEVER_COPIED = (
     int, float, complex, str, bytes, type(None), type, ModuleType, type(threading.Lock()), type(threading.RLock()),
 )  # fmt: skip
+
+
+_NOTHING = object()  # what a variable holds that is not bound
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable that code refers to: how it is written to, what it holds, and what it is to hold during a pass."""
+
+    write: Callable[[Any], object]
+    before: Any
+    during: Any
+
+
+@contextmanager
+def holding(variables: list[Variable]) -> Iterator[None]:
+    """Let variables hold what they are to hold during a pass, and what they held before afterwards."""
+    try:
+        for variable in variables:
+            variable.write(variable.during)
+        yield
+    finally:
+        for variable in reversed(variables):
+            variable.write(variable.before)
 
 
 @dataclass(frozen=True)
@@ -28,12 +54,15 @@ class Owner:
 
     Attributes:
         memo: that of ``copy.deepcopy``: what was copied, by the number of the original.
-        apart: whether functions are to share nothing else with the original's either: what they refer to beside the
-            model is copied, too. Otherwise it is shared, as ``copy.deepcopy`` does.
+        apart: whether the copy lives for a pass alone, and is to write to nothing beside it: what functions refer to
+            beside the model is copied, too, and held by ``variables`` meanwhile. Otherwise it is shared, as
+            ``copy.deepcopy`` does.
+        variables: those of the functions, if ``apart``.
     """
 
-    memo: dict[int, Any]
+    memo: dict[Any, Any]
     apart: bool
+    variables: list[Variable] = field(default_factory=list)
 
     def own(self, value: Any) -> Any:
         """Return what the copy is to hold in the place of a value that the original, or its function, refers to.
@@ -72,6 +101,8 @@ class Owner:
         if isinstance(value, BuiltinFunctionType):
             of = value.__self__
             return value if of is None or isinstance(of, _NEVER_COPIED) else getattr(self.own(of), value.__name__)
+        if isinstance(value, WeakMethod) and value() is not None:
+            return WeakMethod(self.own(value()))
         return ref(self.memo[id(value())]) if id(value()) in self.memo else value
 
     def _items(self, values: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -84,33 +115,69 @@ class Owner:
             return value
 
     def _function(self, function: FunctionType) -> FunctionType:
+        return self._surrounded(function) if self.apart else self._made_anew(function)
+
+    def _surrounded(self, function: FunctionType) -> FunctionType:
+        """Return the very function, and note its variables."""
+        self.memo[id(function)] = function
+        contents, named, defaults, keywords = _references(function)
+        for place, cell in enumerate(function.__closure__ or ()):
+            self.memo[id(cell)] = cell  # of other functions, too
+            before = contents.get(place, _NOTHING)
+            self._vary(partial(_fill, cell), before, self.own(before) if place in contents else before)
+        for name in _names(function.__code__):
+            self.memo[id(function.__globals__), name] = True  # it holds the copy's by itself
+            before = function.__globals__.get(name, _NOTHING)
+            during = self._global(before) if name in named else before
+            self._vary(partial(_bind, function.__globals__, name), before, during)
+        held = (function.__defaults__, function.__kwdefaults__, dict(vars(function)))
+        its = (tuple(self._items(defaults).values()) or None, self._items(keywords) or None, self._items(held[2]))
+        self._vary(partial(_set, function), held, its)
+        return function
+
+    def _vary(self, write: Callable[[Any], object], before: Any, during: Any) -> None:
+        self.variables.append(Variable(write, before, during))
+
+    def _made_anew(self, function: FunctionType) -> FunctionType:
         """Return a function around what the copy holds, or the very function if that is nothing else."""
-        cells = tuple(CellType() for _ in function.__closure__ or ())
-        namespace: dict[str, Any] = {}
+        contents, named, defaults, keywords = _references(function)
+        named = {name: held for name, held in named.items() if (id(function.__globals__), name) not in self.memo}
+        refers = contents, named, defaults, keywords
+        cells = tuple(map(self._cell, function.__closure__ or ()))
+        namespace = {} if any(map(self._may_differ, named.values())) else function.__globals__
         own = FunctionType(function.__code__, namespace, function.__name__, None, cells)
         self.memo[id(function)] = own  # it may refer to itself
-        contents, named, defaults, keywords = refers = _references(function)
         mine = contents, named, defaults, keywords = (
             self._items(contents),
             {name: self._global(value) for name, value in named.items()},
             self._items(defaults),
             self._items(keywords),
         )
-        if not self.apart and all(
+        if all(
             new is old or new is own
             for its, others in zip(mine, refers, strict=True)
             for new, old in zip(its.values(), others.values(), strict=True)
         ):
             self.memo[id(function)] = function
             return function
-        namespace.update(function.__globals__ | named)
+        if namespace is not function.__globals__:
+            namespace.update(function.__globals__ | named)
         for place, content in contents.items():
             cells[place].cell_contents = content
-        own.__defaults__, own.__kwdefaults__ = tuple(defaults.values()) or None, keywords or None
         for attribute in WRAPPER_ASSIGNMENTS:
             setattr(own, attribute, getattr(function, attribute))
-        own.__dict__.update(self._items(vars(function)))
+        _set(own, (tuple(defaults.values()) or None, keywords or None, self._items(vars(function))))
         return own
+
+    def _cell(self, cell: CellType) -> CellType:
+        """Return the cell that functions of the copy share: the very one unless it holds what is the copy's."""
+        if id(cell) not in self.memo:
+            self.memo[id(cell)] = CellType() if _is_filled(cell) and self._may_differ(cell.cell_contents) else cell
+        own: CellType = self.memo[id(cell)]
+        return own
+
+    def _may_differ(self, value: Any) -> bool:
+        return id(value) in self.memo or isinstance(value, (*REFERRING, MethodType))
 
 
 def _references(function: FunctionType) -> tuple[dict[Any, Any], ...]:
@@ -129,6 +196,27 @@ def _references(function: FunctionType) -> tuple[dict[Any, Any], ...]:
         dict(enumerate(function.__defaults__ or ())),
         function.__kwdefaults__ or {},
     )
+
+
+def _fill(cell: CellType, value: Any) -> None:
+    if value is not _NOTHING:
+        cell.cell_contents = value
+    elif _is_filled(cell):
+        del cell.cell_contents
+
+
+def _set(function: FunctionType, held: tuple[Any, Any, dict[str, Any]]) -> None:
+    """Set the defaults and the attributes of a function."""
+    function.__defaults__, function.__kwdefaults__, attributes = held
+    vars(function).clear()
+    vars(function).update(attributes)
+
+
+def _bind(space: dict[str, Any], name: str, value: Any) -> None:
+    if value is _NOTHING:
+        space.pop(name, None)
+    else:
+        space[name] = value
 
 
 def _is_filled(cell: CellType) -> bool:

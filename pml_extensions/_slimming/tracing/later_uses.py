@@ -90,7 +90,7 @@ class _Copy:
     @contextmanager
     def watched(self, mode: type[WatchIntegers] = WatchIntegers) -> Iterator[None]:
         """Watch what is done with the copy."""
-        with undisturbed(), self._tensors, mode(self.trace, self._tensors.is_unknown):
+        with undisturbed(self.model), self._tensors, mode(self.trace, self._tensors.is_unknown):
             yield
 
     def ask(self, method: str) -> None:

@@ -18,6 +18,7 @@ from pml_extensions._slimming.tracing.stand_ins import (
     Observer,
     ShapesOnly,
     missing_value,
+    noticed,
     tensors_in,
 )
 from pml_extensions._slimming.tracing.trace import Trace
@@ -121,7 +122,7 @@ class WatchIntegers(TorchFunctionMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         name = getattr(func, "__name__", "")
-        if name in _READ_MEMORY and self._is_unknown(args[0]):
+        if name in _READ_MEMORY and self._is_unknown(args[0]) and not noticed():
             raise missing_value(name)
         out = self.run(func, plain(args), plain(kwargs))
         if func == _SHAPE or name == "size":

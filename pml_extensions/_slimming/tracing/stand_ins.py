@@ -6,7 +6,9 @@ masks, window indices) is computed as ever. So the largest network is traced in 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import is_dataclass
 from enum import Enum
 from types import FunctionType, MethodType, ModuleType, SimpleNamespace
@@ -38,6 +40,9 @@ _SHAPE_OF_OPERAND = {
     aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like, aten.new_zeros, aten.new_ones, aten.new_full,
     aten.new_empty,
 }  # fmt: skip
+
+
+_GLANCES: ContextVar[list[bool] | None] = ContextVar("glances", default=None)
 
 
 class MissingValueError(TracingError):
@@ -157,7 +162,11 @@ class ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch i
         if packet in _SHAPE_OF_OPERAND or not any(map(self.is_unknown, tensors_in((args, kwargs)))):
             return func(*args, **kwargs)
         if packet in _NEEDS_VALUES or any(map(self.is_unknown, _read(packet, args))):
-            raise missing_value(func)
+            if not noticed():
+                raise missing_value(func)
+            out = func(*args, **kwargs)  # of zeros
+            self.hide(tensors_in(out))
+            return out
         if packet in _RESIZING_IN_PLACE:
             raise TracingError(
                 f"{func} makes something else of an activation in place, which is not followed; use reshape, view, "
@@ -193,6 +202,25 @@ class ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch i
         self.hide(tensors_in(results))
         returns = results[: len(func._schema.returns)]
         return returns[0] if len(returns) == 1 else tuple(returns) if returns else None
+
+
+@contextmanager
+def glancing() -> Iterator[list[bool]]:
+    """Let code see zeros where it looks at values; yield a list that is empty until it does."""
+    glances: list[bool] = []
+    token = _GLANCES.set(glances)
+    try:
+        yield glances
+    finally:
+        _GLANCES.reset(token)
+
+
+def noticed() -> bool:
+    """Tell whether code may see zeros in place of values, and note that it does."""
+    glances = _GLANCES.get()
+    if glances is not None:
+        glances.append(True)
+    return glances is not None
 
 
 def missing_value(func: Any) -> MissingValueError:

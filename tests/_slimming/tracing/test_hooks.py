@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import queue
 import threading
 import weakref
 from contextvars import ContextVar
@@ -15,7 +16,8 @@ from pml_extensions.evolution import KELS, TracingError
 X = torch.randn(2, 4)
 KEPT, CALLS = {}, []
 ACTIVE = ContextVar("active", default=None)
-MODEL = None
+MODEL = LAST = None
+BESIDE = nn.Identity()
 
 
 class Skip(nn.Module):
@@ -198,6 +200,106 @@ def by_a_global():
     return MODEL
 
 
+def in_a_dict_of_this_file():
+    model = Skip(lambda model: KEPT["a"])
+    model.a.register_forward_hook(lambda module, args, out: KEPT.update(a=out))
+    return model
+
+
+def set_the_global(module, args, out):
+    global LAST  # noqa: PLW0603  # as in a script
+    LAST = out
+
+
+def in_a_global():
+    model = Skip(lambda model: LAST)
+    model.a.register_forward_hook(set_the_global)
+    return model
+
+
+def in_a_variable_of_both():
+    kept = None
+
+    def keep(module, args, out):
+        nonlocal kept
+        kept = out
+
+    model = Skip(lambda model: kept)
+    model.a.register_forward_hook(keep)
+    return model
+
+
+def in_a_variable_of_both_and_the_model():
+    kept = None
+
+    def keep(module, args, out):
+        nonlocal kept
+        kept, model.calls = out, model.calls + 1
+
+    model = Skip(lambda model: kept)
+    model.a.register_forward_hook(keep)
+    return model
+
+
+def in_a_variable_of_its_class():
+    box = {}
+
+    class Closed(Skip):
+        def forward(self, x):
+            hidden = self.b(self.a(x))
+            return self.c(torch.cat([hidden, box["a"]], 1))
+
+    model = Closed()
+    model.a.register_forward_hook(lambda module, args, out: box.update(a=out))
+    return model
+
+
+def on_a_module_beside():
+    model = Skip(lambda model: BESIDE.kept)
+    model.a.register_forward_hook(lambda module, args, out: setattr(BESIDE, "kept", out))
+    return model
+
+
+def on_the_function_itself():
+    def keep(module, args, out):
+        keep.kept = out
+
+    model = Skip(lambda model: keep.kept)
+    model.a.register_forward_hook(keep)
+    return model
+
+
+def by_a_weak_method():
+    model = Skip()
+    keep = weakref.WeakMethod(model.keep)
+
+    def through(module, args, out):
+        keep()(module, args, out)
+
+    model.a.register_forward_hook(through)
+    return model
+
+
+def after_a_look():
+    model, largest = Skip(), []
+
+    def keep(module, args, out):
+        largest.append(out.abs().max().item())
+        model.kept = out
+
+    model.a.register_forward_hook(keep)
+    return model
+
+
+def changing_the_output_by_what_it_sees():
+    model = Skip(lambda model: model.a.kept)
+    model.a.register_forward_hook(lambda module, args, out: torch.cat([out, -out], 1) * (1 + float(out.norm() > 1e9)))
+    model.a.register_forward_hook(functools.partial(Skip.keep, model.a))
+    model.a.register_forward_hook(lambda module, args, out: setattr(module, "kept", out.chunk(2, 1)[0]))
+    model.b[0] = nn.Linear(32, 12)
+    return model
+
+
 def changing_the_output():
     model = Skip(lambda model: model.more(model.features[-1]))
     model.more = nn.Linear(16, 16)
@@ -209,7 +311,9 @@ def changing_the_output():
 CARRYING = [
     bound, function, default, with_keywords, before, before_with_keywords, in_a_list, in_a_list_by_itself, in_a_dict,
     in_a_partial, on_a_container, of_another_module, of_another_object, an_object, by_a_weak_reference,
-    through_functions, beside_a_lock, by_a_global, changing_the_output,
+    through_functions, beside_a_lock, by_a_global, changing_the_output, in_a_dict_of_this_file, in_a_global,
+    in_a_variable_of_both, in_a_variable_of_both_and_the_model, in_a_variable_of_its_class, on_a_module_beside,
+    on_the_function_itself, by_a_weak_method, after_a_look, changing_the_output_by_what_it_sees,
 ]  # fmt: skip
 
 
@@ -279,6 +383,8 @@ def looking_hooks():
     yield "closure", lambda module, args, out: seen.append(out.shape), seen
     yield "method of a list", functools.partial(_hand_over, seen.append), seen
     yield "global", log_in_this_file, CALLS
+    yield "dict", lambda module, args, out: KEPT.update(a=out), KEPT
+    yield "module", lambda module, args, out: setattr(BESIDE, "kept", out), vars(BESIDE)
     yield "values", lambda module, args, out: seen.append(out.mean().item()), seen
     yield "array", lambda module, args, out: seen.append(out.detach().numpy()), seen
 
@@ -297,13 +403,23 @@ def _hand_over(write, module, args, out):
 @pytest.mark.parametrize("hook", [pytest.param(hook, id=hook[0]) for hook in looking_hooks()])
 def test_hooks_of_the_original_are_not_called(hook):
     _, function, seen = hook
-    seen.clear()
-    model = plain()
+    for key in ("a", "kept") if isinstance(seen, dict) else ():
+        seen.pop(key, None)
+    if isinstance(seen, list):
+        seen.clear()
+    model, before = plain(), len(seen)
     model[0].register_forward_hook(function)
     slim = KELS(0.5, example_input=X).slim(model)
-    assert seen == []
+    assert len(seen) == before
     slim(X)
-    assert len(seen) == 1  # as in any deep copy: what is beside the model is shared
+    assert len(seen) == before + 1  # as in any deep copy: what is beside the model is shared
+
+
+def test_an_object_that_cannot_be_copied_is_named():
+    model = plain()
+    model[1].jobs = queue.SimpleQueue()
+    with pytest.raises(TracingError, match=r"copy.deepcopy takes, but it fails on '1.jobs': TypeError: cannot pickle"):
+        KELS(0.5, example_input=X).slim(model)
 
 
 def test_a_counter_of_the_original_does_not_count():
