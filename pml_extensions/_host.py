@@ -25,6 +25,7 @@ __all__ = [
     "TrainWithClassifier",
     "TripletIndices",
     "as_triplets",
+    "check_indices",
     "check_parts",
     "enclosing_loss_wrapper",
     "has_matrix",
@@ -64,6 +65,16 @@ def as_triplets(indices_tuple: Any, embeddings: Tensor, references: Tensor) -> T
         embeddings: what the anchors are rows of.
         references: what positives and negatives are rows of.
     """
+    columns = check_indices(indices_tuple, embeddings, references)
+    if len(columns) == 3:
+        return TripletIndices(*columns)
+    of_positives, positives, of_negatives, negatives = columns
+    positive, negative = torch.where(of_positives.unsqueeze(1) == of_negatives)
+    return TripletIndices(of_positives[positive], positives[positive], negatives[negative])
+
+
+def check_indices(indices_tuple: Any, embeddings: Tensor, references: Tensor) -> list[Tensor]:
+    """Return the columns of triplets or pairs, int64 and where the embeddings are; raise if they are neither."""
     is_list = isinstance(indices_tuple, tuple | list) and len(indices_tuple) in {3, 4}
     if not is_list or not all(isinstance(column, Tensor) for column in indices_tuple):
         got = (
@@ -80,11 +91,7 @@ def as_triplets(indices_tuple: Any, embeddings: Tensor, references: Tensor) -> T
     lengths = list(map(len, columns))
     if len(set(lengths)) > 1 and (len(columns) == 3 or lengths[0] != lengths[1] or lengths[2] != lengths[3]):
         raise ValueError(f"indices_tuple must be tensors of one length for each triplet or pair, got lengths {lengths}")
-    if len(columns) == 3:
-        return TripletIndices(*columns)
-    of_positives, positives, of_negatives, negatives = columns
-    positive, negative = torch.where(of_positives.unsqueeze(1) == of_negatives)
-    return TripletIndices(of_positives[positive], positives[positive], negatives[negative])
+    return columns
 
 
 def _indices(column: Tensor, rows: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from pytorch_metric_learning import losses
 from torch import Tensor
 
 from pml_extensions._constructors import checked_constructor
-from pml_extensions._host import as_triplets, check_parts
+from pml_extensions._host import check_indices, check_parts
 from pml_extensions._semi_hard import check_embeddings, check_labels
 from pml_extensions._settings import check_integer
 from pml_extensions.losses._empty_batches import call_with_rows
@@ -94,7 +94,7 @@ class CrossBatchMemory(losses.CrossBatchMemory):
         if isinstance(self.loss, SemiHardTripletLoss) or labels.shape != embeddings.shape[:1]:
             check_labels(embeddings, labels)
         if indices_tuple is not None:
-            as_triplets(indices_tuple, embeddings, embeddings)
+            check_indices(indices_tuple, embeddings, self.embedding_memory)
         if enqueue_mask is None:
             if len(embeddings) > self.memory_size:
                 raise ValueError(

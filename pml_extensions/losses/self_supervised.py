@@ -34,12 +34,13 @@ class SelfSupervisedLoss(losses.SelfSupervisedLoss):
         """Return the loss of embeddings and of other views of the same samples, row by row."""
         check_embeddings(embeddings)
         check_embeddings(ref_emb, "ref_")
-        if embeddings.shape != ref_emb.shape:
+        if embeddings.shape[:1] != ref_emb.shape[:1] or (self.symmetric and embeddings.shape != ref_emb.shape):
             raise ValueError(
                 "ref_emb must be the embeddings of other views of the same samples, of shape "
                 f"{tuple(embeddings.shape)}, got {tuple(ref_emb.shape)}"
             )
-        check_device("ref_embeddings", ref_emb, "embeddings", embeddings)
+        if self.symmetric:
+            check_device("ref_embeddings", ref_emb, "embeddings", embeddings)
         return super().forward(embeddings, ref_emb)
 
     def extra_repr(self) -> str:

@@ -116,8 +116,20 @@ class TwoHead(nn.Module):
             logits = self.model.get_classifier()(read)
         else:
             logits, read = self.model.forward_head(features), self.model.forward_head(features, pre_logits=True)
-        logits = one_tensor(self.model, logits)
-        return TwoHeadOutput(logits, unit(self.embedding(rows_to_read(read, width_read(self.embedding)))))
+        return TwoHeadOutput(one_tensor(self.model, logits), unit(self._embedded(read.flatten(1))))
+
+    def _embedded(self, features: Tensor) -> Tensor:
+        try:
+            embeddings: Tensor = self.embedding(features)
+        except RuntimeError as error:
+            if type(error) is not RuntimeError:  # memory that ran out, and the like
+                raise
+            raise RuntimeError(
+                f"the embedding fails on features of shape {tuple(features.shape)}, {features.dtype}: pass images of "
+                'the size that it was made for (with pooling="flatten" the last feature map grows with them), and '
+                f"after a change of the model or of the pooling make a new TwoHead: {error}"
+            ) from error
+        return embeddings
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of the model's parameters that take no weight decay, as they are called here."""
@@ -228,28 +240,16 @@ def one_tensor(model: nn.Module, logits: Any) -> Tensor:
 
 
 @torch.fx.wrap
-def rows_to_read(features: Tensor, width: int | None) -> Tensor:
-    """Return features as rows, or raise if an embedding that reads ``width`` of them cannot read these."""
-    rows = features.flatten(1)
-    if width is not None and rows.shape[1] != width:
-        raise ValueError(
-            f"model gives the embedding {rows.shape[1]} features to read, but it was made for {width}: pass images of "
-            'the size that it was made for (with pooling="flatten" the last feature map grows with them), and after a '
-            "change of the model or of the pooling make a new TwoHead"
-        )
-    return rows
-
-
-@torch.fx.wrap
 def unit(embeddings: Tensor) -> Tensor:
     """Return rows of unit length, float32 or wider."""
     return F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=1)
 
 
 def width_read(embedding: nn.Module) -> int | None:
-    """Return how many features an embedding reads, a linear layer or layers of the user's own; None if none tells."""
-    told = (getattr(layer, "in_features", None) for layer in embedding.modules())
-    return next((width for width in told if isinstance(width, int)), None)
+    """Return how many features an embedding reads: a linear layer, also as the first of several; else None."""
+    while isinstance(embedding, nn.Sequential) and len(embedding):
+        embedding = embedding[0]
+    return getattr(embedding, "in_features", None) or None  # a lazy layer tells 0
 
 
 def check_classifier(model: Any) -> None:

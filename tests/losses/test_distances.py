@@ -6,7 +6,7 @@ from pytorch_metric_learning import losses, reducers
 from pytorch_metric_learning.distances import BaseDistance, CosineSimilarity, DotProductSimilarity, LpDistance
 from torch import nn
 
-from pml_extensions.losses import CrossBatchMemory, SemiHardTripletLoss
+from pml_extensions.losses import CrossBatchMemory, SelfSupervisedLoss, SemiHardTripletLoss
 from pml_extensions.miners import SemiHardMiner
 
 LABELS = {"few": torch.arange(24) // 4, "many": torch.arange(80) % 2}
@@ -105,6 +105,12 @@ class TestOwnDistances:
 
     def test_references_of_another_width(self, labels):
         beside_the_host(Bilinear(), labels, torch.randn(len(labels), 6), torch.randn(50, 4), torch.arange(50) % 3)
+
+    def test_views_of_another_width(self, labels):
+        views, own = (torch.randn(len(labels), 6), torch.randn(len(labels), 4)), torch.arange(len(labels))
+        loss = SemiHardTripletLoss(distance=Bilinear())
+        expected = loss(views[0], own, ref_emb=views[1], ref_labels=own.clone())
+        torch.testing.assert_close(SelfSupervisedLoss(loss, symmetric=False)(*views), expected)
 
     def test_in_half_precision_where_its_parameters_are(self, labels):
         distance = Bilinear(6, 6).to(torch.bfloat16)

@@ -123,6 +123,20 @@ def test_memory_of_nothing_is_empty(make):
     torch.testing.assert_close(memory(-embeddings, labels), untouched(-embeddings, labels))
 
 
+def test_given_triplets_of_a_memory_name_its_rows():
+    ours = CrossBatchMemory(SemiHardTripletLoss(0.3, distance=LpDistance()), 8, 96)
+    host = losses.CrossBatchMemory(
+        losses.TripletMarginLoss(0.3, distance=LpDistance(), reducer=reducers.MeanReducer()),
+        8,
+        96,
+        miner=SemiHardMiner(distance=LpDistance()),
+    )
+    triplets = tuple(torch.tensor([row]) for row in (0, 60, 79))
+    for given in (None, triplets):
+        embeddings = torch.randn(40, 8)
+        torch.testing.assert_close(*(memory(embeddings, LABELS["few"], given) for memory in (ours, host)))
+
+
 def test_memory_stores_nothing_that_does_not_fit():
     memory = CrossBatchMemory(SemiHardTripletLoss(), 8, 96)
     for labels in (torch.zeros(40), LABELS["few"][:30], LABELS["few"].unsqueeze(1)):

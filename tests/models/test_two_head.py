@@ -324,13 +324,13 @@ def test_features_that_the_embedding_does_not_read(change):
     two, images = TwoHead(small(), 8), torch.randn(2, 3, 64, 64)
     two(images)
     change(two)
-    with pytest.raises(ValueError, match=r"\d+ features to read, but it was made for \d+.* new TwoHead"):
+    with pytest.raises(RuntimeError, match=r"embedding fails on features of shape \(2, \d+\), .* new TwoHead"):
         two(images)
 
 
 def test_images_of_another_size_for_the_flattened_map():
     two = TwoHead(small(), 8, "flatten", (3, 32, 32))
-    with pytest.raises(ValueError, match=r"gives the embedding 384 features .* for 96: pass images of the size"):
+    with pytest.raises(RuntimeError, match=r"fails on features of shape \(2, 384\), .*: pass images of the size"):
         two(torch.randn(2, 3, 64, 64))
 
 
@@ -344,13 +344,36 @@ def test_intermediate_layers_are_pruned_where_the_embedding_still_fits():
     assert two(torch.randn(2, 3, 32, 32)).logits.shape == (2, 1000)
 
 
-def test_an_embedding_of_ones_own():
+class Slow(nn.Module):
+    """An embedding whose first layer is not the first that it uses."""
+
+    def __init__(self):
+        super().__init__()
+        self.last, self.first = nn.Linear(8, 4), nn.Linear(96, 8)
+
+    def forward(self, x):
+        return self.last(self.first(x))
+
+
+@pytest.mark.parametrize(
+    "embedding",
+    [
+        lambda: nn.Sequential(nn.LayerNorm(96), nn.ReLU(), nn.Linear(96, 4)),
+        lambda: nn.Sequential(nn.Linear(96, 8), nn.ReLU(), nn.Linear(8, 4)),
+        lambda: nn.Sequential(nn.Unflatten(1, (12, 8)), nn.Conv1d(12, 1, 1), nn.Flatten(), nn.Linear(8, 4)),
+        Slow,
+        lambda: nn.LazyLinear(4),
+    ],
+)
+def test_an_embedding_of_ones_own(embedding):
     two = TwoHead(small(), 8)
-    two.embedding = nn.Sequential(nn.LayerNorm(96), nn.ReLU(), nn.Linear(96, 4))
+    two.embedding = embedding()
+    two(torch.randn(2, 3, 32, 32))
     two.reset_classifier(7)
     assert [part.shape for part in two(torch.randn(2, 3, 32, 32))] == [(2, 7), (2, 4)]
-    with pytest.raises(ValueError, match="192 features to read, but it was made for 96"):
-        two.reset_classifier(7, "catavgmax")
+    if hasattr(two.embedding, "in_features"):
+        with pytest.raises(ValueError, match="192 features to read, but it was made for 96"):
+            two.reset_classifier(7, "catavgmax")
     two.load_state_dict(small(num_classes=7).state_dict())
     create_optimizer_v2(two, "sgd", lr=0.1, layer_decay=0.7)
 
