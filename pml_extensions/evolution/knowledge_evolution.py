@@ -174,6 +174,12 @@ class KnowledgeEvolution:
             for place, (name, parameter) in enumerate(self.model.named_parameters())
             if name in masks and (parameter.requires_grad or self.reset_frozen)
         }
+        if not generators:
+            warnings.warn(
+                "nothing was reset: no parameter that is split requires gradients; with reset_frozen=True they are "
+                "reset all the same",
+                stacklevel=3,
+            )
         changes = draw(self.model, rule, generators, masks)
         write([tensor for tensor, _ in changes], [flips for _, flips in changes])
         refresh_hooked(self.model)

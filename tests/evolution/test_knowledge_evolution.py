@@ -171,6 +171,14 @@ def test_draws_are_the_same_on_a_gpu(net):
     assert torch.equal(net[4].weight, twin[4].weight.cpu())
 
 
+def test_a_reset_of_frozen_parameters_alone_is_told(net):
+    net.requires_grad_(requires_grad=False)
+    before = {name: p.clone() for name, p in net.named_parameters()}
+    with pytest.warns(UserWarning, match=r"nothing was reset: no parameter.*reset_frozen=True"):
+        KnowledgeEvolution(net, WELS(0.5)).reset()
+    assert all(torch.equal(p, before[name]) for name, p in net.named_parameters())
+
+
 def test_a_frozen_parameter_is_reset_on_request_only(net):
     net[0].requires_grad_(requires_grad=False)
     frozen = net[0].weight.detach().clone()

@@ -179,11 +179,25 @@ def test_a_quantised_model():
         KELS(0.5, example_input=AT3).slim(model)
 
 
+class Bare(nn.Module):
+    """A matrix without a layer, and a part that is compiled."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.matrix, self.inner = nn.Parameter(torch.randn(2, 3)), inner
+
+    def forward(self, x):
+        return self.inner(x @ self.matrix)
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 def test_a_compiled_or_scripted_model():
     for wrapped in (torch.compile(small()), torch.jit.trace(small().eval(), AT3)):
         with pytest.raises(TypeError, match=r"must not be compiled.*compile it afterwards"):
             KELS(0.5, example_input=AT3).slim(wrapped)
+        with pytest.raises(TypeError, match=r"must not be compiled, got \w+ in '1.0'; split the original"):
+            KELS(0.5, example_input=AT3).slim(nn.Sequential(nn.Linear(3, 3), nn.Sequential(wrapped)))
+        KnowledgeEvolution(nn.Sequential(small(), Bare(wrapped)), WELS(0.5, example_input=AT3[:, :2])).reset()
 
 
 @pytest.mark.parametrize("rate", [0, -0.5, 1.01, float("nan")])

@@ -192,6 +192,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def _listen(model: nn.Module, trace: Trace) -> None:
     """Let the modules of a copy note when they begin and end."""
     for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
+            continue
         module.register_forward_pre_hook(lambda *_, name=name: trace.enter(name))
         module.register_forward_hook(lambda *_: trace.leave())
 

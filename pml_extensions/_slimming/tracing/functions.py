@@ -100,7 +100,8 @@ class Owner:
             return MethodType(self.own(value.__func__), self.own(value.__self__))
         if isinstance(value, BuiltinFunctionType):
             of = value.__self__
-            return value if of is None or isinstance(of, _NEVER_COPIED) else getattr(self.own(of), value.__name__)
+            its: Any = of if isinstance(of, _NEVER_COPIED) else self.own(of)
+            return value if its is of else getattr(its, value.__name__, value)
         if isinstance(value, WeakMethod) and value() is not None:
             return WeakMethod(self.own(value()))
         return ref(self.memo[id(value())]) if id(value()) in self.memo else value

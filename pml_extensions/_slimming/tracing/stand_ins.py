@@ -34,7 +34,7 @@ _NEEDS_VALUES = {
 RESHAPING_IN_PLACE = {aten.transpose_, aten.t_, aten.squeeze_, aten.unsqueeze_}  # to which the other names lead
 _DECIDED_BY_SECOND = {aten.masked_select, aten._pack_padded_sequence, aten._pad_packed_sequence}
 _COUNT_STEPS = {aten._pack_padded_sequence, aten._pad_packed_sequence}  # by the values of their integers
-_RESIZING_IN_PLACE = {aten.resize_, aten.resize_as_, aten.as_strided_, aten.set_}
+_BY_MEMORY = {aten.resize_, aten.resize_as_, aten.as_strided_, aten.set_, aten.as_strided}
 _ASK_FOR_STRIDES = {aten.view_as_complex.default, aten.view.dtype}  # which a stand-in has not
 _SHAPE_OF_OPERAND = {
     aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like, aten.new_zeros, aten.new_ones, aten.new_full,
@@ -167,10 +167,11 @@ class ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch i
             out = func(*args, **kwargs)  # of zeros
             self.hide(tensors_in(out))
             return out
-        if packet in _RESIZING_IN_PLACE:
+        if packet in _BY_MEMORY:
+            line = where()
             raise TracingError(
-                f"{func} makes something else of an activation in place, which is not followed; use reshape, view, "
-                "expand or a slice, which return a tensor"
+                f"{func}{line and f' at {line}'} makes something else of the memory of an activation, which is not "
+                "followed; use reshape, view, expand, unfold or a slice, which return a tensor"
             )
         written = [a for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
         if packet in RESHAPING_IN_PLACE:

@@ -84,10 +84,13 @@ class KELS:
     def widths(self, model: nn.Module) -> Widths:
         """Return what the analysis of ``model`` found: what is kept of each tensor, and what stayed whole and why."""
         check_model(model, with_data=False)
-        if hasattr(model, "_orig_mod") or isinstance(model, torch.jit.ScriptModule):  # torch.compile's, or scripted
-            raise TypeError(
-                f"model must not be compiled, got {type(model).__name__}; split the original and compile it afterwards"
-            )
+        for name, part in model.named_modules():
+            if hasattr(part, "_orig_mod") or isinstance(part, torch.jit.ScriptModule):  # torch.compile's, or scripted
+                place = f" in {name!r}" if name else ""
+                raise TypeError(
+                    f"model must not be compiled, got {type(part).__name__}{place}; split the original and compile it "
+                    "afterwards"
+                )
         parallel = [m for m in model.modules() if isinstance(m, nn.DataParallel | nn.parallel.DistributedDataParallel)]
         if parallel:
             raise TypeError(
