@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,19 @@ def mark(slim: nn.Module, rate: float, multiple: int, inputs: tuple[Tensor, ...]
         vars(module)["slim_recipe"] = dict(recipe)
 
 
+@contextmanager
+def _by_default() -> Iterator[None]:
+    """Make models and let them answer as torch does by default, whatever device, type or mode the caller has chosen."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"), torch.inference_mode(mode=False):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+@_by_default()
 def save_slim(slim: nn.Module, path: str | os.PathLike[str], *, model_args: Mapping[str, Any] | None = None) -> None:
     """Write a slim timm model to one file, in one step: a crash leaves the old file or none.
 
@@ -89,6 +103,7 @@ def save_slim(slim: nn.Module, path: str | os.PathLike[str], *, model_args: Mapp
         raise
 
 
+@_by_default()
 def load_slim(path: str | os.PathLike[str]) -> Any:
     """Make a saved slim model again, from ``timm.create_model``, the saved settings and weights; in eval mode.
 

@@ -317,6 +317,30 @@ def test_attention_is_computed_as_in_the_saved_model(tmp_path):
     assert again.blocks[0].attn.fused_attn == slim.blocks[0].attn.fused_attn
 
 
+@pytest.mark.parametrize(
+    "chosen", [lambda: torch.device("meta"), torch.inference_mode, torch.no_grad, lambda: torch.autocast("cpu")]
+)
+def test_what_the_caller_has_chosen_is_none_of_the_files(slim, chosen, tmp_path):
+    with chosen():
+        save_slim(slim, tmp_path / "a")
+        again = load_slim(tmp_path / "a")
+    check_same(slim, again)
+    assert not any(tensor.is_inference() for tensor in again.state_dict(keep_vars=True).values())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_another_default_type_of_numbers(slim, dtype, tmp_path):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        save_slim(slim, tmp_path / "a")
+        again = load_slim(tmp_path / "a")
+        assert torch.get_default_dtype() is dtype
+    finally:
+        torch.set_default_dtype(before)
+    check_same(slim, again)
+
+
 def as_format_1(slim, path, **changes):
     """Write the file that version 0.1.0 wrote."""
     metadata = {
