@@ -159,7 +159,8 @@ class TwoHead(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         """Set what is the model's there, and all else here."""
         model = self.__dict__.get("_modules", {}).get("model")
-        if name == "model" and model is not None:
+        is_replica = vars(self).get("_is_replica", False)  # nn.DataParallel puts together replicas in every pass
+        if name == "model" and model is not None and not is_replica:
             check_classifier(value)
             head = look_at_head(value, self.input_size)
             self._check_width(head, f"{type(value).__name__} as model", "make a new TwoHead of it")

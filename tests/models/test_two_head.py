@@ -1,6 +1,7 @@
 import copy
 import pickle
 import re
+import sys
 import warnings
 
 import pytest
@@ -554,6 +555,24 @@ def test_distributed_data_parallel(tmp_path):
         assert all(parameter.grad is not None for parameter in two.parameters())
     finally:
         destroy_process_group()
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "vit_tiny_patch16_224"])
+def test_replicas_of_data_parallel(name, monkeypatch):
+    """As ``nn.DataParallel`` makes them in every forward pass, here without GPUs."""
+    from torch.nn.parallel import replicate
+
+    module = sys.modules[replicate.__module__]
+    monkeypatch.setattr(
+        module,
+        "_broadcast_coalesced_reshape",
+        lambda tensors, devices, detach=False: [[t * 1 for t in tensors] for _ in devices],
+    )
+    model, size = classifier(name)
+    two, images = TwoHead(model, 8).eval(), torch.randn(2, 3, size, size)
+    for one in replicate(two, [0, 1]):
+        assert one.model is not two.model
+        torch.testing.assert_close(tuple(one(images)), tuple(two(images)))
 
 
 def test_trains():
