@@ -10,11 +10,25 @@ from torch import Tensor
 from pml_extensions._slimming.algebra.axes import Axes, Axis, Reason, freeze, is_frozen, new_axis, resolve, size
 from pml_extensions._slimming.algebra.unification import unify
 from pml_extensions._slimming.locations import where
+from pml_extensions._slimming.tracing.stand_ins import has_glanced
 from pml_extensions._slimming.tracing.trace import Trace
 
 Rule: TypeAlias = Callable[["Call"], Axes | list[Axes]]
 
 RULES: dict[Any, Rule] = {}
+
+
+class ForRecordsError(Exception):
+    """A hook that has looked at values would tie a width down, as to print some entries does."""
+
+
+def keep_open() -> None:
+    """Raise for a hook that has looked at values: what ties a width down there says nothing of the network.
+
+    Should the network use the result all the same, it is refused.
+    """
+    if has_glanced():
+        raise ForRecordsError
 
 
 class _Operations:
@@ -76,8 +90,13 @@ class Call:
         return [int(d) % max(rank, 1) for d in listed] if listed else list(range(rank))
 
     def freeze(self, axis: Axis, text: str, by_design: bool = False) -> None:
-        """Freeze an axis, noting the line of the model's code."""
+        """Freeze an axis, noting the line of the model's code.
+
+        Raises:
+            ForRecordsError: if a hook that has looked at values does this; see ``keep_open``.
+        """
         if not is_frozen(axis):
+            keep_open()
             freeze(axis, Reason(text, where(), by_design))
 
     def frozen(self, length: int, text: str, by_design: bool = True) -> Axis:

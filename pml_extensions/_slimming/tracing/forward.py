@@ -12,7 +12,7 @@ from torch.utils.flop_counter import flop_registry
 from pml_extensions._slimming.algebra.axes import Axis
 from pml_extensions._slimming.locations import TracingError
 from pml_extensions._slimming.tracing.copies import held_tensors, surrounding, weightless
-from pml_extensions._slimming.tracing.modes import WatchIntegers, WatchTensors
+from pml_extensions._slimming.tracing.modes import WatchIntegers, WatchTensors, used_records
 from pml_extensions._slimming.tracing.module_integers import equations_of_used, trace_attributes
 from pml_extensions._slimming.tracing.operands import Operands
 from pml_extensions._slimming.tracing.stand_ins import (
@@ -115,6 +115,8 @@ def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Watched:
         trace.hold(tensor for _, tensor in held_tensors(lean))
         with tensors, WatchIntegers(trace, tensors.is_unknown):
             outputs = outputs_in(run())
+        if any(map(trace.is_record, outputs)):
+            raise used_records()
         for tensor in outputs:
             trace.freeze(tensor, OUTPUT)
         return [tensor.shape for tensor in outputs]

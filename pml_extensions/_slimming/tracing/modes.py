@@ -11,12 +11,13 @@ from pml_extensions._slimming.algebra.axes import Axes, Axis, size
 from pml_extensions._slimming.algebra.integers import Expression, Size, TracedInt, plain
 from pml_extensions._slimming.locations import TracingError
 from pml_extensions._slimming.tracing import index_rules, value_rules, view_rules  # noqa: F401  # they enter their rules
-from pml_extensions._slimming.tracing.calls import RULES, Call
+from pml_extensions._slimming.tracing.calls import RULES, Call, ForRecordsError
 from pml_extensions._slimming.tracing.size_rules import FREE, USES, Use
 from pml_extensions._slimming.tracing.stand_ins import (
     RESHAPING_IN_PLACE,
     Observer,
     ShapesOnly,
+    has_glanced,
     missing_value,
     noticed,
     tensors_in,
@@ -61,7 +62,16 @@ class WatchTensors(ShapesOnly):  # type: ignore[no-untyped-call]  # torch is unt
         packet = func.overloadpacket
         call = Call.of(self._trace, func, args, kwargs, out)
         rule = RULES.get(packet) or (value_rules.elementwise if torch.Tag.pointwise in func.tags else _unknown)
-        axes = rule(call)
+        if any(map(self._trace.is_record, operands)):
+            if not has_glanced():
+                raise used_records()
+            self._trace.record(tensors_in(results))
+        try:
+            axes = rule(call)
+        except ForRecordsError:
+            frozen = [[call.frozen(n, "records") for n in t.shape] if isinstance(t, Tensor) else [] for t in results]
+            axes = frozen[0] if isinstance(out, Tensor) else frozen
+            self._trace.record(tensors_in(results))
         many = [axes] if isinstance(out, Tensor) else axes
         made_of_weights = packet not in _PRODUCTS and self._makes_a_weight(rule, operands)
         written = {id(call[argument.name]) for argument in func._schema.arguments if argument.is_out}  # as by ``out=``
@@ -83,6 +93,14 @@ class WatchTensors(ShapesOnly):  # type: ignore[no-untyped-call]  # torch is unt
         others = [tensor for tensor in shaped if not self._trace.is_weight(tensor)]
         known = rule is value_rules.elementwise and not any(tensor in self._unknown for tensor in others)
         return len(others) < len(shaped) and (known or not others)
+
+
+def used_records() -> TracingError:
+    """Return the error for a network that uses what a hook made after a look at values, beyond plain arithmetic."""
+    return TracingError(
+        "a hook hands on what it has made of an activation after a look at values, which is not followed; let it look "
+        "at values last"
+    )
 
 
 def _check(func: Any, tensor: Tensor, axes: Axes) -> None:
@@ -130,6 +148,9 @@ class WatchIntegers(TorchFunctionMode):
         if name == "numel":
             return self._count(args[0])
         use = Use(self._trace, args, kwargs, out)
+        if has_glanced():  # a hook, for its records
+            self._trace.record(tensors_in(out) if name in USES else [])
+            return out
         if name in USES:
             USES[name](use)
         elif name not in FREE:

@@ -224,6 +224,11 @@ def noticed() -> bool:
     return glances is not None
 
 
+def has_glanced() -> bool:
+    """Tell whether code that may see zeros has looked: what it does then is for its records, more likely than not."""
+    return bool(_GLANCES.get())
+
+
 def missing_value(func: Any) -> MissingValueError:
     """Return the error for an operation that asks for values that a stand-in has not."""
     line = where()

@@ -38,6 +38,7 @@ class Trace:
         self.modules: list[str] = []
         self._axes = WeakTensorKeyDictionary()
         self._weights = WeakTensorKeyDictionary()
+        self._records = WeakTensorKeyDictionary()
         self._held: WeakTensorKeyDictionary | None = None
 
     def hold(self, tensors: Iterable[Tensor]) -> None:
@@ -50,6 +51,15 @@ class Trace:
         """Take tensors for parameters of the model."""
         for parameter in parameters:
             self._weights[parameter] = True
+
+    def record(self, tensors: Iterable[Tensor]) -> None:
+        """Take tensors for what a hook makes for its records after it has looked at values: of unknown axes."""
+        for tensor in tensors:
+            self._records[tensor] = True
+
+    def is_record(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor is one that a hook has made for its records."""
+        return tensor in self._records
 
     def give(self, tensor: Tensor, axes: Axes) -> None:
         """Note the axes of a tensor."""

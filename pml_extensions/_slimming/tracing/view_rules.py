@@ -2,7 +2,7 @@
 
 from pml_extensions._slimming.algebra.axes import Axes, Axis, concatenate, is_frozen, new_axis, resolve, size
 from pml_extensions._slimming.algebra.unification import split_at
-from pml_extensions._slimming.tracing.calls import Call, aten, rule
+from pml_extensions._slimming.tracing.calls import Call, aten, keep_open, rule
 
 
 @rule(aten.view, aten._unsafe_view, aten._reshape_alias, aten.reshape)
@@ -93,6 +93,7 @@ def cut(call: Call, axis: Axis, start: int, stop: int) -> Axis:
     if start == 0 and stop == size(axis):
         return axis
     if not is_frozen(axis):
+        keep_open()
         head = split_at(axis, stop)
         piece = split_at(head[0], start) if head is not None else None
         if piece is not None:

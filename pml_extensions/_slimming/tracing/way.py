@@ -11,7 +11,7 @@ import torch
 
 from pml_extensions._slimming.algebra.axes import Axes, Leaf, slim_size
 from pml_extensions._slimming.locations import where
-from pml_extensions._slimming.tracing.stand_ins import is_stand_in, tensors_in
+from pml_extensions._slimming.tracing.stand_ins import has_glanced, is_stand_in, tensors_in
 from pml_extensions._slimming.tracing.trace import Trace
 
 __all__ = ["Way", "parting"]
@@ -40,7 +40,9 @@ class Way:
         self._trace = trace
 
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        """Note one operation."""
+        """Note one operation, unless it is for the records of a hook."""
+        if has_glanced():
+            return
         packet = func.overloadpacket
         views = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
         if any(map(is_stand_in, tensors_in(out))) and not views and packet not in _LAYOUT:

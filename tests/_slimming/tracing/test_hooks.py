@@ -415,6 +415,47 @@ def test_hooks_of_the_original_are_not_called(hook):
     assert len(seen) == before + 1  # as in any deep copy: what is beside the model is shared
 
 
+def records(module, args, out):
+    """Look, and then do what would tie the width down in the network."""
+    CALLS.append(out.mean().item())
+    CALLS.append(
+        (out.sort(1).values[:, :3].tolist(), torch.histc(out, 4), out[0, 1].item(), out.flip(1).topk(2), repr(out))
+    )
+
+
+def test_what_a_hook_does_for_its_records_ties_no_width():
+    model = nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 12), nn.Linear(12, 2))
+    for layer in model:
+        layer.register_forward_hook(records)
+    slim = KELS(0.5, example_input=X).slim(model)
+    assert [layer.out_features for layer in slim] == [8, 6, 2]
+    slim(X)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda out: out.flip(1),
+        lambda out: torch.cat([out, out], 1)[:, :16],
+        lambda out: out.sort(1).values + 1,
+        lambda out: out.view(-1, 2, 8).flatten(1),
+    ],
+)
+@pytest.mark.parametrize("replaced", [True, False])
+def test_what_a_hook_makes_after_a_look_is_refused(make, replaced):
+    model = Skip()
+
+    def hook(module, args, out):
+        if out.abs().max() > 3:
+            CALLS.append(out)
+        model.kept = out if replaced else make(out)
+        return make(out) if replaced else None
+
+    model.a.register_forward_hook(hook)
+    with pytest.raises(TracingError, match=r"a hook hands on what it has made.*look at values last"):
+        KELS(0.5, example_input=X).slim(model)
+
+
 def test_an_object_that_cannot_be_copied_is_named():
     model = plain()
     model[1].jobs = queue.SimpleQueue()
