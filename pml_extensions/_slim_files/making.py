@@ -86,5 +86,6 @@ def _ways(tree: Tree, classes: int | None) -> Iterator[Steps]:
     )
     yield []
     yield from ([reset] for reset in resets)
+    yield from ([[*reset, True]] for reset in resets)  # timm's reset_other
     yield [fuse]
     yield from (pair for reset in resets for pair in ([reset, fuse], [fuse, reset]))

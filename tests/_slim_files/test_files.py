@@ -127,6 +127,11 @@ def with_settings_of_its_own(slim):
     return slim
 
 
+def with_another_head(slim):
+    slim.reset_classifier(7, reset_other=True)
+    return slim
+
+
 def noted(slim):
     slim.fc.weight.lr_scale = 0.1
     return slim
@@ -149,6 +154,7 @@ RESTORED = {
     "double precision": lambda: made("test_resnet").double(),
     "new classifier": lambda: then(made("test_resnet"), "reset_classifier", 7, "max"),
     "new classifier, another head": lambda: then(made("test_convnext"), "reset_classifier", 7, "max"),
+    "new classifier in place of the whole head": lambda: with_another_head(made("test_convnext")),
     "no classifier": lambda: then(made("test_resnet"), "reset_classifier", 0, ""),
     "no classifier, tokens": lambda: then(made("test_vit"), "reset_classifier", 0, ""),
     "input size": lambda: then(made("test_vit"), "set_input_size", (96, 64)),
