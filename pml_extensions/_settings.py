@@ -12,7 +12,7 @@ __all__ = ["check_flag", "check_integer", "check_model", "check_number", "check_
 
 def check_flag(name: str, value: Any) -> None:
     """Raise unless a setting is True or False."""
-    if isinstance(value, str) or value not in (0, 1):
+    if isinstance(value, str | Tensor) or value not in (0, 1):
         raise TypeError(f"{name} must be True or False, got {value!r}")
 
 

@@ -297,6 +297,12 @@ PARTS = [
     ("loss: margins", lambda _: losses.SemiHardTripletLoss(margin=torch.ones(2)), T, "margin one number (2,)"),
     ("loss: yes", lambda _: losses.SemiHardTripletLoss(smooth_loss="yes"), T, "smooth_loss True False 'yes'"),
     (
+        "loss: flags",
+        lambda _: losses.SemiHardTripletLoss(smooth_loss=torch.ones(2)),
+        T,
+        "smooth_loss True False tensor",
+    ),
+    (
         "regularizer: no",
         lambda _: SVMaxRegularizer(normalize_embeddings="no"),
         T,
